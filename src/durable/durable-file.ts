@@ -1,0 +1,85 @@
+import { constants } from 'node:fs';
+import { link, lstat, open, unlink, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errnoOf } from '../errors.ts';
+
+/** Makes the names in a directory durable. A file's own fsync says nothing about its name. */
+export async function fsyncDirectory(path: string): Promise<void> {
+  await using handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  await handle.sync();
+}
+
+/** Writes all bytes, at the position where the handle stands; write(2) may take fewer than it was given. */
+export async function writeFully(handle: FileHandle, data: Uint8Array): Promise<void> {
+  let done = 0;
+  while (done < data.length) {
+    const { bytesWritten } = await handle.write(data, done, data.length - done);
+    done += bytesWritten;
+  }
+}
+
+/**
+ * Creates a file that did not exist, with these bytes, durable but for its
+ * name. On failure nothing is left behind.
+ */
+export async function writeNewFile(
+  path: string,
+  data: Uint8Array,
+  options: { readonly mode: number; readonly mtime?: number },
+): Promise<void> {
+  const handle = await open(path, 'wx', options.mode);
+  try {
+    try {
+      await writeFully(handle, data);
+      // The mode given to open(2) is subject to the umask; this one is not.
+      await handle.chmod(options.mode);
+      if (options.mtime !== undefined) await handle.utimes(options.mtime, options.mtime);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    await unlinkIfThere(path);
+    throw error;
+  }
+}
+
+/** unlink(2); true when the file was there. */
+export async function unlinkIfThere(path: string): Promise<boolean> {
+  try {
+    await unlink(path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** link(2), which decides a race: false when the new name was taken. Never replaces anything. */
+export async function linkUnlessThere(from: string, to: string): Promise<boolean> {
+  try {
+    await link(from, to);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+/** True when there is something of this name: a file, a directory, a dangling link. */
+export async function isThere(path: string): Promise<boolean> {
+  try {
+    await lstat(path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** Fsyncs the directories that hold these files, each once. */
+export async function fsyncParents(paths: Iterable<string>): Promise<void> {
+  for (const directory of new Set([...paths].map((path) => dirname(path)))) {
+    await fsyncDirectory(directory);
+  }
+}

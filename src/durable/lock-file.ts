@@ -1,0 +1,95 @@
+import { spawn } from 'node:child_process';
+import { constants } from 'node:fs';
+import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { errnoOf, WalwardenError } from '../errors.ts';
+
+/** A lock that is held; disposing it lets go. The file stays, as Barman's does. */
+export interface HeldLock extends AsyncDisposable {
+  readonly path: string;
+}
+
+export interface LockOptions {
+  /** Wait until the lock is free; otherwise `locked` is thrown at once. */
+  readonly wait?: boolean;
+}
+
+/**
+ * Takes Barman's kind of lock: flock(2), exclusive, on a file of mode 0600
+ * that holds the owner's pid and a newline (Barman: lockfile.py). The kernel
+ * lets go when we die, whatever the way.
+ *
+ * Node has no flock(2). The util-linux program takes it on a descriptor that it
+ * inherits; the lock belongs to the open file description, which is ours, so it
+ * stays when the program ends. Our own descriptor is close-on-exec: no hook
+ * script or compressor can hold the lock longer than we live.
+ */
+export async function acquireLock(path: string, options: LockOptions = {}): Promise<HeldLock> {
+  const handle = await openLockFile(path);
+  try {
+    if (!(await flock(handle, path, options.wait ?? false))) {
+      const owner = await readOwner(handle);
+      throw new WalwardenError('locked', `${path} is locked${owner === undefined ? '' : ` by process ${owner}`}`);
+    }
+    await handle.truncate(0);
+    await handle.write(`${process.pid}\n`, 0);
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+  return { path, [Symbol.asyncDispose]: () => handle.close() };
+}
+
+async function openLockFile(path: string): Promise<FileHandle> {
+  const flags = constants.O_RDWR | constants.O_CREAT;
+  try {
+    return await open(path, flags, 0o600);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw lockError(path, error);
+  }
+  try {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    return await open(path, flags, 0o600);
+  } catch (error) {
+    throw lockError(path, error);
+  }
+}
+
+function lockError(path: string, cause: unknown): WalwardenError {
+  return new WalwardenError('storage', `can't open the lock file ${path}: ${errnoOf(cause) ?? String(cause)}`, {
+    cause,
+    hint: 'the directory is barman_lock_directory; walwarden must run as the user that owns it',
+  });
+}
+
+async function readOwner(handle: FileHandle): Promise<number | undefined> {
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(32), 0, 32, 0);
+  const pid = Number.parseInt(buffer.toString('latin1', 0, bytesRead), 10);
+  return Number.isNaN(pid) ? undefined : pid;
+}
+
+/** True when the lock was got; flock(1) says 1 when somebody else has it. */
+function flock(handle: FileHandle, path: string, wait: boolean): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const args = wait ? ['-x', '3'] : ['-n', '-x', '3'];
+    const child = spawn('flock', args, { stdio: ['ignore', 'ignore', 'pipe', handle.fd] });
+    let stderr = '';
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+    child.once('error', (cause) =>
+      reject(
+        new WalwardenError('program', `can't run flock, needed for ${path}: ${cause.message}`, {
+          cause,
+          hint: 'install util-linux',
+        }),
+      ),
+    );
+    child.once('close', (status, signal) => {
+      if (status === 0) resolve(true);
+      else if (status === 1 && !wait) resolve(false);
+      else {
+        const why = stderr.trim() || (signal ?? `exit status ${status}`);
+        reject(new WalwardenError('storage', `flock failed on ${path}: ${why}`));
+      }
+    });
+  });
+}
