@@ -29,3 +29,52 @@ export interface CustomFilters {
   /** Leading bytes by which a stored file is recognised. */
   readonly magic?: Uint8Array;
 }
+
+/** Compresses one file after the other with the same settings; keeps what its codec can use again, so keep it. */
+export interface Compressor {
+  readonly name: CompressionName;
+  /** With its dot; what object stores append to a name. Null for `custom`. */
+  readonly extension: string | null;
+  /** False for what Barman can't run in memory, and so not with S3: pigz and custom. */
+  readonly inMemory: boolean;
+  /**
+   * A complete compressed file of these bytes, in memory of its own. Blocks
+   * the thread with the native codecs: call it on a worker.
+   *
+   * @throws WalwardenError `program` when an external program is missing or
+   * fails, `aborted` when the signal fires while one runs
+   */
+  compress(data: Uint8Array, signal?: AbortSignal): Promise<Buffer>;
+}
+
+export interface DecompressOptions {
+  /** Bytes. More output than this is damage, found before it is allocated. */
+  readonly maxSize: number;
+  /** Needed to read `custom`. */
+  readonly custom?: CustomFilters | undefined;
+  /** Ends an external program, now. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export type CompressFunction = (data: Uint8Array, signal?: AbortSignal) => Promise<Buffer>;
+
+/** One row of the table in codecs.ts. */
+export interface Codec {
+  readonly extension: string | null;
+  /** Null where the user says it (custom). */
+  readonly magic: Uint8Array | null;
+  readonly inMemory: boolean;
+  /** Null where there is nothing to choose. */
+  readonly levels: LevelRange | null;
+  /** The level is already in range. Nothing is loaded or started before the first call of what it returns. */
+  compressor(level: number, custom: CustomFilters | undefined): CompressFunction;
+  decompress(data: Uint8Array, options: DecompressOptions): Promise<Buffer>;
+}
+
+export interface LevelRange {
+  readonly min: number;
+  readonly max: number;
+  readonly low: number;
+  readonly medium: number;
+  readonly high: number;
+}

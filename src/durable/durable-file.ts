@@ -9,6 +9,12 @@ export async function fsyncDirectory(path: string): Promise<void> {
   await handle.sync();
 }
 
+/** Makes the bytes of a file durable that somebody else wrote. */
+export async function fsyncFile(path: string): Promise<void> {
+  await using handle = await open(path, constants.O_RDONLY);
+  await handle.sync();
+}
+
 /** Writes all bytes, at the position where the handle stands; write(2) may take fewer than it was given. */
 export async function writeFully(handle: FileHandle, data: Uint8Array): Promise<void> {
   let done = 0;
@@ -45,7 +51,7 @@ export async function writeNewFile(
 }
 
 /** unlink(2); true when the file was there. */
-export async function unlinkIfThere(path: string): Promise<boolean> {
+export async function unlinkIfThere(path: string | Buffer): Promise<boolean> {
   try {
     await unlink(path);
     return true;
@@ -56,7 +62,7 @@ export async function unlinkIfThere(path: string): Promise<boolean> {
 }
 
 /** link(2), which decides a race: false when the new name was taken. Never replaces anything. */
-export async function linkUnlessThere(from: string, to: string): Promise<boolean> {
+export async function linkUnlessThere(from: string | Buffer, to: string | Buffer): Promise<boolean> {
   try {
     await link(from, to);
     return true;
@@ -67,7 +73,7 @@ export async function linkUnlessThere(from: string, to: string): Promise<boolean
 }
 
 /** True when there is something of this name: a file, a directory, a dangling link. */
-export async function isThere(path: string): Promise<boolean> {
+export async function isThere(path: string | Buffer): Promise<boolean> {
   try {
     await lstat(path);
     return true;

@@ -9,7 +9,10 @@ const LSN = /^([0-9A-Fa-f]{1,8})\/([0-9A-Fa-f]{1,8})$/;
 export function parseLsn(text: string): Lsn {
   const match = LSN.exec(text);
   if (match === null) {
-    throw new WalwardenError('invalid-wal', `not an LSN: expected HIGH/LOW in hexadecimal, found ${JSON.stringify(text)}`);
+    throw new WalwardenError(
+      'invalid-wal',
+      `not an LSN: expected HIGH/LOW in hexadecimal, found ${JSON.stringify(text)}`,
+    );
   }
   return (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`);
 }

@@ -29,8 +29,7 @@ export interface LongPageHeader {
 
 /** Either the decoded header, or why these bytes are none. */
 export type PageHeaderResult =
-  | { readonly ok: true; readonly header: LongPageHeader }
-  | { readonly ok: false; readonly reason: string };
+  { readonly ok: true; readonly header: LongPageHeader } | { readonly ok: false; readonly reason: string };
 
 /**
  * Decodes the long page header at the beginning of a segment, in either byte

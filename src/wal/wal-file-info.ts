@@ -1,5 +1,5 @@
 import { WalwardenError } from '../errors.ts';
-import { parseWalName, type WalName } from './wal-name.ts';
+import { isWalName, type WalName } from './wal-name.ts';
 
 /** A WAL file as the catalogue knows it (Barman's WalFileInfo). */
 export interface WalFileInfo {
@@ -16,11 +16,17 @@ export interface WalFileInfo {
 
 /** Seconds with a fraction, computed as Python's os.stat does, so that both write the same digits. */
 export function secondsOfNs(ns: bigint): number {
-  return Number(ns / 1_000_000_000n) + 1e-9 * Number(ns % 1_000_000_000n);
+  // Rounded down, as timespec is: before 1970 the nanoseconds still count forward.
+  const nanoseconds = ((ns % 1_000_000_000n) + 1_000_000_000n) % 1_000_000_000n;
+  return Number((ns - nanoseconds) / 1_000_000_000n) + 1e-9 * Number(nanoseconds);
 }
 
-/** Python's repr() of a float always has a fraction. */
+/** Python's repr() of a float: always a fraction or an exponent, and exponents from other sizes on than JavaScript. */
 function formatSeconds(seconds: number): string {
+  const size = Math.abs(seconds);
+  if (size !== 0 && (size < 1e-4 || size >= 1e16)) {
+    return seconds.toExponential().replace(/e([-+])(\d)$/, 'e$10$2');
+  }
   return Number.isInteger(seconds) ? `${seconds}.0` : String(seconds);
 }
 
@@ -29,27 +35,38 @@ export function toXlogdbLine(info: WalFileInfo): string {
   return `${info.name}\t${info.size}\t${formatSeconds(info.mtime)}\t${info.compression ?? 'None'}\t${info.encryption ?? 'None'}\n`;
 }
 
-const none = (field: string | undefined): string | null => (field === undefined || field === 'None' ? null : field);
+const NONE = 'None';
+// Name, size, mtime, compression, encryption; one expression because catalogues have a million lines. Every algorithm
+// that Barman knows begins with a letter: anything else is what two lines torn into one look like.
+const LINE = /^\s*(\S+)\s+(\d+)\s+(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)(?:\s+([A-Za-z][\w-]*)(?:\s+([A-Za-z][\w-]*))?)?\s*$/;
 
 /**
- * Parses one line of the catalogue, without its newline. Lines of three or
- * four fields come from older Barman and are valid. Throws `catalogue`.
+ * Parses one line of the catalogue, without its newline; undefined when it is
+ * none. Lines of three or four fields come from older Barman and are valid.
  */
+export function readXlogdbLine(line: string): WalFileInfo | undefined {
+  const match = LINE.exec(line);
+  if (match === null) return undefined;
+  const [, name = '', sizeText, mtime, compression = NONE, encryption = NONE] = match;
+  const size = Number(sizeText);
+  if (!isWalName(name) || !Number.isSafeInteger(size)) return undefined;
+  return {
+    name,
+    size,
+    mtime: Number(mtime),
+    compression: compression === NONE ? null : compression,
+    encryption: encryption === NONE ? null : encryption,
+  };
+}
+
+/** As {@link readXlogdbLine}, but throws `catalogue` when the line is none. */
 export function parseXlogdbLine(line: string): WalFileInfo {
-  const fields = line.trim().split(/\s+/);
-  const [name = '', size = '', mtime = '', compression, encryption] = fields;
-  const parsed = parseWalName(name);
-  const valid =
-    parsed !== undefined &&
-    fields.length >= 3 &&
-    fields.length <= 5 &&
-    /^\d+$/.test(size) &&
-    /^-?\d+(\.\d+)?(e[-+]?\d+)?$/.test(mtime);
-  if (!valid) {
+  const info = readXlogdbLine(line);
+  if (info === undefined) {
     throw new WalwardenError(
       'catalogue',
       `not a catalogue line: expected name, size, mtime, compression and encryption, found ${JSON.stringify(line.slice(0, 120))}`,
     );
   }
-  return { name: parsed.name, size: Number(size), mtime: Number(mtime), compression: none(compression), encryption: none(encryption) };
+  return info;
 }

@@ -16,8 +16,8 @@ export const MIN_SEGMENT_SIZE = 1024 * 1024;
 export const MAX_SEGMENT_SIZE = 1024 * 1024 * 1024;
 
 // Formats: access/xlog_internal.h (XLogFileName, StatusFilePath, BackupHistoryFileName, TLHistoryFileName).
-// No `$` alone: it would let a trailing newline through.
-const WAL_NAME = /^([0-9A-Fa-f]{8})(?:\.history|([0-9A-Fa-f]{8})([0-9A-Fa-f]{8})(\.partial|\.([0-9A-Fa-f]{8})\.backup)?)$(?!\n)/;
+const WAL_NAME =
+  /^([0-9A-Fa-f]{8})(?:\.history|([0-9A-Fa-f]{8})([0-9A-Fa-f]{8})(\.partial|\.([0-9A-Fa-f]{8})\.backup)?)$/;
 
 export interface ParsedWalName {
   readonly name: WalName;
@@ -32,12 +32,12 @@ export interface ParsedWalName {
 /** Takes a name apart; undefined when it is not the name of a WAL file. */
 export function parseWalName(text: string): ParsedWalName | undefined {
   const match = WAL_NAME.exec(text);
-  if (match === null) return undefined;
+  if (match === null || !isWalName(text)) return undefined;
   const [, timeline = '', log, segment, suffix] = match;
   const kind =
     log === undefined ? 'history' : suffix === undefined ? 'segment' : suffix === '.partial' ? 'partial' : 'backup';
   return {
-    name: text as WalName,
+    name: text,
     kind,
     timeline: Number.parseInt(timeline, 16),
     log: Number.parseInt(log ?? '0', 16),
@@ -49,9 +49,13 @@ export function parseWalName(text: string): ParsedWalName | undefined {
 export function walName(text: string, where = 'the command line'): WalName {
   const parsed = parseWalName(text);
   if (parsed === undefined) {
-    throw new WalwardenError('invalid-wal-name', `not the name of a WAL file: ${JSON.stringify(text)} (from ${where})`, {
-      hint: 'expected 24 hexadecimal digits, optionally with .partial or .XXXXXXXX.backup, or 8 digits with .history',
-    });
+    throw new WalwardenError(
+      'invalid-wal-name',
+      `not the name of a WAL file: ${JSON.stringify(text)} (from ${where})`,
+      {
+        hint: 'expected 24 hexadecimal digits, optionally with .partial or .XXXXXXXX.backup, or 8 digits with .history',
+      },
+    );
   }
   return parsed.name;
 }
@@ -74,7 +78,10 @@ export function walDirectory(name: WalName): string {
 /** Throws `invalid-wal` unless the size is a power of two from 1 MiB to 1 GiB. */
 export function checkSegmentSize(size: number): void {
   if (!isSegmentSize(size)) {
-    throw new WalwardenError('invalid-wal', `not a WAL segment size: expected a power of two from 1 MiB to 1 GiB, found ${size} bytes`);
+    throw new WalwardenError(
+      'invalid-wal',
+      `not a WAL segment size: expected a power of two from 1 MiB to 1 GiB, found ${size} bytes`,
+    );
   }
 }
 
@@ -110,7 +117,7 @@ const hex8 = (value: bigint | number): string => value.toString(16).toUpperCase(
 /** The name of the segment with a running number. */
 export function segmentName(timeline: number, number: bigint, segmentSize: number): WalName {
   const perLog = BigInt(segmentsPerLog(segmentSize));
-  return `${hex8(timeline)}${hex8(number / perLog)}${hex8(number % perLog)}` as WalName;
+  return walName(`${hex8(timeline)}${hex8(number / perLog)}${hex8(number % perLog)}`, 'arithmetic');
 }
 
 /** The name of the segment that holds an LSN. */
@@ -119,5 +126,5 @@ export function segmentOfLsn(timeline: number, lsn: Lsn, segmentSize: number): W
 }
 
 export function historyName(timeline: number): WalName {
-  return `${hex8(timeline)}.history` as WalName;
+  return walName(`${hex8(timeline)}.history`, 'arithmetic');
 }

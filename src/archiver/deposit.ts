@@ -1,0 +1,117 @@
+import { readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { fsyncDirectory, fsyncFile, linkUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { claimPath } from '../storage/claim.ts';
+import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
+import type { Comparison, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import { judgeContent } from '../wal/verify.ts';
+import { parseWalName, type WalName } from '../wal/wal-name.ts';
+import type { ErrorsDirectory } from './errors-directory.ts';
+import type { SystemIdentity } from './identity.ts';
+
+export interface DepositParts {
+  readonly server: string;
+  readonly incoming: string;
+  readonly strategy: WalStorageStrategy;
+  readonly errors: ErrorsDirectory;
+  readonly identity: SystemIdentity;
+  readonly keys: ReadingKeys;
+}
+
+/** `conflict`: another content is there under this name; a copy of this one is in errors. */
+export type Deposited =
+  | { readonly outcome: 'deposited' | 'already-there' }
+  | { readonly outcome: 'conflict'; readonly reason: string; readonly inErrors: string };
+
+/**
+ * Is this the WAL that its name promises, of the cluster that this archive
+ * belongs to? Throws `invalid-wal` otherwise. What arrives compressed is judged
+ * by what is in it.
+ */
+export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: Buffer): Promise<void> {
+  const parsed = parseWalName(name);
+  if (parsed === undefined) throw new WalwardenError('invalid-wal-name', `not the name of a WAL file: ${name}`);
+  const verdict = judgeContent(parsed, await plainBytes(bytes, parts.keys));
+  const refuse = (reason: string): WalwardenError =>
+    new WalwardenError('invalid-wal', `refused ${name} for server ${parts.server}: ${reason}`, {
+      hint: 'nothing was stored; PostgreSQL keeps the file and tries again',
+    });
+  if (verdict.verdict !== 'valid') throw refuse(verdict.reason);
+  if (verdict.header === null) return;
+  const foreign = await parts.identity.accept(verdict.header.systemIdentifier, verdict.header.majorVersion);
+  if (foreign !== null) throw refuse(foreign);
+}
+
+/**
+ * Puts a delivered file, whole and fsynced under a temporary name in incoming,
+ * in place without overwriting anything. Resolves once it would survive power
+ * loss, whether it is new or was there before. The temporary is gone afterwards.
+ */
+export async function depositWal(parts: DepositParts, name: WalName, temporary: string): Promise<Deposited> {
+  const final = join(parts.incoming, name);
+  const bytes = await readFile(temporary);
+  try {
+    for (;;) {
+      const found = await compareEverywhere(parts, name, bytes);
+      if (found.result === 'same') return { outcome: 'already-there' };
+      if (found.result === 'different') {
+        const inErrors = await keepOnce(parts.errors, name, temporary, bytes, found.reason);
+        return { outcome: 'conflict', reason: found.reason, inErrors };
+      }
+      if (await linkUnlessThere(temporary, final)) {
+        await fsyncDirectory(parts.incoming);
+        return { outcome: 'deposited' };
+      }
+    }
+  } finally {
+    await unlinkIfThere(temporary);
+  }
+}
+
+/** In the order in which a file moves, so that one that moves meanwhile is met at its next place. */
+async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buffer): Promise<Comparison> {
+  const final = join(parts.incoming, name);
+  for (const path of [final, claimPath(final, name)]) {
+    const found = await compareWaiting(path, bytes, parts.keys);
+    if (found.result !== 'absent') return found;
+  }
+  return parts.strategy.compare(name, bytes);
+}
+
+async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {
+  let waiting: Buffer;
+  try {
+    waiting = await readFile(path);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return { result: 'absent' };
+    throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
+  }
+  try {
+    if (!(await plainBytes(waiting, keys)).equals(await plainBytes(bytes, keys))) {
+      return { result: 'different', reason: `its content is another than that of ${path}, which waits to be archived` };
+    }
+    // Whoever put it there may have crashed before its fsync, and now we vouch for it.
+    await fsyncFile(path);
+    await fsyncDirectory(dirname(path));
+    return { result: 'same' };
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return { result: 'absent' }; // it moved on
+    return { result: 'different', reason: `${path} can't be compared with it: ${messageOf(error)}` };
+  }
+}
+
+/** PostgreSQL retries a refused file for ever; one copy in errors is enough. */
+async function keepOnce(
+  errors: ErrorsDirectory,
+  name: WalName,
+  temporary: string,
+  bytes: Buffer,
+  reason: string,
+): Promise<string> {
+  for (const file of await errors.list()) {
+    if (file.kind !== 'duplicate' || !file.entry.startsWith(`${name}.`)) continue;
+    if ((await readFile(join(errors.path, file.entry))).equals(bytes)) return file.entry;
+  }
+  return errors.takeCopy(temporary, name, 'duplicate', reason);
+}

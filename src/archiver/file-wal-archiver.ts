@@ -1,0 +1,43 @@
+import { WalArchiver, type WalArchiverParts } from './wal-archiver.ts';
+import { WalArchiverQueue } from './wal-archiver-queue.ts';
+import { inspectWaiting, listWaiting, removeOldTemporaries } from './waiting-directory.ts';
+
+export interface FileWalArchiverSettings {
+  readonly incoming: string;
+  /** `archiver_batch_size`; 0 for no limit. */
+  readonly batchSize: number;
+  /** `custom_compression_magic`. */
+  readonly customMagic?: Uint8Array;
+}
+
+/** Archives what PostgreSQL's archive_command (or put-wal) put into the incoming directory. */
+export class FileWalArchiver extends WalArchiver {
+  override readonly directory: string;
+  readonly #batchSize: number;
+  readonly #customMagic: Uint8Array | undefined;
+
+  constructor(parts: WalArchiverParts, settings: FileWalArchiverSettings) {
+    super('file archival', parts);
+    this.directory = settings.incoming;
+    this.#batchSize = settings.batchSize;
+    this.#customMagic = settings.customMagic;
+  }
+
+  override async getNextBatch(): Promise<WalArchiverQueue> {
+    const { names, claims, unknown, ignored } = await listWaiting(this.directory);
+    await removeOldTemporaries(this.directory, ignored);
+    const { drain } = this.parts;
+    const options = {
+      ...(this.#customMagic === undefined ? {} : { customMagic: this.#customMagic }),
+      ...(drain === undefined ? {} : { signal: drain }),
+    };
+    return new WalArchiverQueue({
+      names,
+      // What an interrupted pass claimed is finished first; a new arrival of its name waits for the next pass.
+      inspect: (name) => inspectWaiting(this.directory, name, { ...options, claimed: claims.has(name) }),
+      unknown,
+      skip: ignored,
+      batchSize: this.#batchSize,
+    });
+  }
+}

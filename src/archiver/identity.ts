@@ -1,0 +1,153 @@
+import { readFile, rename } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import { fsyncDirectory, linkUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
+import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import { decodeLongPageHeader, type LongPageHeader } from '../wal/page-header.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { walKind, type WalName } from '../wal/wal-name.ts';
+
+/** The cluster that a server's archive belongs to (Barman's identity.json). */
+export interface Identity {
+  readonly systemid: string;
+  /** PostgreSQL's major version, when it was first known. */
+  readonly version: string;
+}
+
+const IdentityFile = z.object({ systemid: z.string().regex(/^\d+$/), version: z.string() });
+
+/** Reads identity.json; null when there is none yet. Throws `storage` when it can't be understood. */
+export async function readIdentity(path: string): Promise<Identity | null> {
+  let text: string;
+  try {
+    text = await readFile(path, 'utf8');
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return null;
+    throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
+  }
+  try {
+    return IdentityFile.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new WalwardenError('storage', `${path} is damaged: expected {"systemid": "<digits>", "version": "<major>"}`, {
+      cause,
+      hint: 'put the right system identifier into it (pg_controldata shows it), or remove it to have it found out again',
+    });
+  }
+}
+
+/** Writes identity.json as Barman does, unless somebody was quicker; resolves to what stands there then. */
+async function recordIdentity(path: string, identity: Identity): Promise<Identity> {
+  await writeIdentity(path, identity, async (temporary) => {
+    await linkUnlessThere(temporary, path);
+    await unlinkIfThere(temporary);
+  });
+  const recorded = await readIdentity(path);
+  if (recorded === null) throw new WalwardenError('storage', `${path} disappeared while it was written`);
+  return recorded;
+}
+
+function replaceIdentity(path: string, identity: Identity): Promise<void> {
+  return writeIdentity(path, identity, (temporary) => rename(temporary, path));
+}
+
+async function writeIdentity(
+  path: string,
+  identity: Identity,
+  publish: (temporary: string) => Promise<void>,
+): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`;
+  await unlinkIfThere(temporary);
+  // Barman: four spaces, sorted keys.
+  const text = `${JSON.stringify({ systemid: identity.systemid, version: identity.version }, null, 4)}\n`;
+  await writeNewFile(temporary, Buffer.from(text), { mode: 0o600 });
+  await publish(temporary);
+  await fsyncDirectory(dirname(path));
+}
+
+/** The identity that a segment's first page tells. */
+export function identityIn(header: LongPageHeader | null): Identity | null {
+  return header === null ? null : { systemid: String(header.systemIdentifier), version: String(header.majorVersion) };
+}
+
+/** What the archive itself, or the first arrival, says of the cluster. */
+export type FindIdentity = () => Promise<Identity | null>;
+
+/**
+ * Keeps foreign segments out of an archive. Who belongs here is told by
+ * identity.json; while there is none, by the newest archived segment, and in an
+ * empty archive by the first segment that arrives.
+ */
+export class SystemIdentity {
+  readonly path: string;
+  readonly #findIdentity: FindIdentity;
+  readonly #logger: Logger;
+  #known: Identity | null = null;
+
+  constructor(path: string, findIdentity: FindIdentity, logger: Logger) {
+    this.path = path;
+    this.#findIdentity = findIdentity;
+    this.#logger = logger;
+  }
+
+  /** The identity as far as it is known; null for an archive that never saw a segment. */
+  async current(): Promise<Identity | null> {
+    this.#known ??= (await readIdentity(this.path)) ?? (await this.#adopt(await this.#findIdentity()));
+    return this.#known;
+  }
+
+  async #adopt(found: Identity | null): Promise<Identity | null> {
+    if (found === null) return null;
+    const recorded = await recordIdentity(this.path, found);
+    this.#logger.info(
+      { systemid: recorded.systemid },
+      `this archive belongs to system identifier ${recorded.systemid}, recorded in ${this.path}`,
+    );
+    return recorded;
+  }
+
+  /** Makes another cluster this archive's, after pg_upgrade gave it a new system identifier. */
+  async replace(identity: Identity): Promise<void> {
+    await replaceIdentity(this.path, identity);
+    this.#known = identity;
+  }
+
+  /** Null when a segment belongs here, else why it doesn't. The first one of all is taken as ours, and recorded. */
+  async accept(systemIdentifier: bigint, majorVersion: number): Promise<string | null> {
+    const found: Identity = { systemid: String(systemIdentifier), version: String(majorVersion) };
+    this.#known = (await this.current()) ?? (await this.#adopt(found));
+    if (this.#known?.systemid === found.systemid) return null;
+    return (
+      `it is WAL of another cluster: its system identifier is ${found.systemid}, ` +
+      `and this archive belongs to ${this.#known?.systemid} (${this.path})`
+    );
+  }
+}
+
+/** The first page header of the newest archived segment that can be read; null when there is none. */
+export async function newestHeader(
+  catalogue: { read(): AsyncIterable<WalFileInfo> },
+  strategy: WalStorageStrategy,
+  keys: ReadingKeys,
+  logger: Logger,
+): Promise<LongPageHeader | null> {
+  const newest: WalName[] = [];
+  for await (const { name } of catalogue.read()) {
+    if (walKind(name) !== 'segment') continue;
+    newest.push(name);
+    if (newest.length > 5) newest.shift();
+  }
+  for (const name of newest.reverse()) {
+    try {
+      const stored = await strategy.read(name);
+      if (stored === null) continue;
+      const decoded = decodeLongPageHeader(await plainBytes(stored.bytes, keys));
+      if (decoded.ok) return decoded.header;
+    } catch (error) {
+      logger.debug({ wal: name }, `can't read the page header of ${name}: ${messageOf(error)}`);
+    }
+  }
+  return null;
+}

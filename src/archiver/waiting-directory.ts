@@ -1,0 +1,182 @@
+import { constants } from 'node:fs';
+import { lstat, open, readdir, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
+import { unlinkIfThere } from '../durable/durable-file.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { claimedName, claimPath } from '../storage/claim.ts';
+import { identityOf, sameIdentity } from '../storage/staging.ts';
+import type { WaitingWal } from '../storage/wal-storage-strategy.ts';
+import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
+import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
+import { isWalName, parseWalName, type WalName } from '../wal/wal-name.ts';
+
+/** What a directory holds, by names alone: nothing was opened, and nothing but the names is in memory. */
+export interface DirectoryListing {
+  /** Names of WAL files in WAL order, those with a claim among them. */
+  readonly names: readonly WalName[];
+  readonly claims: ReadonlySet<WalName>;
+  /** Everything that is no WAL file's name, byte for byte (latin1). */
+  readonly unknown: readonly string[];
+  /** Temporaries and dot files: somebody is still at them. */
+  readonly ignored: readonly string[];
+}
+
+/** What a look at one waiting file says. */
+export type Inspection =
+  | { readonly state: 'ready'; readonly wal: WaitingWal }
+  | { readonly state: 'unknown' | 'incomplete' | 'failed'; readonly reason: string; readonly changedMs: number }
+  | { readonly state: 'gone' };
+
+export interface InspectOptions {
+  /** Look at the claim of that name. */
+  readonly claimed?: boolean;
+  /** `custom_compression_magic`. */
+  readonly customMagic?: Uint8Array;
+  /** Cuts the wait for a file to settle short. */
+  readonly signal?: AbortSignal;
+}
+
+// basic_archive (PostgreSQL 15+, contrib/basic_archive) writes under this name first.
+const BASIC_ARCHIVE_TEMPORARY = /^archtemp\..+\.\d+\.\d+$/;
+const PUT_WAL_TEMPORARY = /^\.\d+-[0-9a-f]+-(.+)$/;
+const DAY_MS = 86_400_000;
+/** A file that has no length of its own is taken once nothing has changed for so long, in milliseconds. */
+const SETTLE_MS = 1_000;
+const HEAD_BYTES = Math.max(LONG_PAGE_HEADER_SIZE, RECOGNITION_BYTES);
+
+/** Lists a directory that delivers WAL files. One directory read, whatever waits there. */
+export async function listWaiting(directory: string): Promise<DirectoryListing> {
+  let entries: string[];
+  try {
+    entries = await readdir(directory, 'latin1');
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return { names: [], claims: new Set(), unknown: [], ignored: [] };
+    throw new WalwardenError('storage', `can't read ${directory}: ${messageOf(error)}`, { cause: error });
+  }
+  const names = new Set<WalName>();
+  const claims = new Set<WalName>();
+  const unknown: string[] = [];
+  const ignored: string[] = [];
+  for (const entry of entries) {
+    const claimed = claimedName(entry);
+    if (claimed !== undefined) {
+      names.add(claimed);
+      claims.add(claimed);
+    } else if (isWalName(entry)) names.add(entry);
+    else if (entry.startsWith('.') || entry.endsWith('.tmp') || BASIC_ARCHIVE_TEMPORARY.test(entry))
+      ignored.push(entry);
+    else unknown.push(entry);
+  }
+  return { names: [...names].sort(), claims, unknown: unknown.sort(), ignored };
+}
+
+/** Removes what a put-wal that was killed left behind, a day after. */
+export async function removeOldTemporaries(directory: string, ignored: readonly string[]): Promise<void> {
+  for (const entry of ignored) {
+    const [, name = ''] = PUT_WAL_TEMPORARY.exec(entry) ?? [];
+    if (!isWalName(name)) continue;
+    const path = join(directory, entry);
+    try {
+      if (Date.now() - (await lstat(path)).ctimeMs > DAY_MS) await unlinkIfThere(path);
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error;
+    }
+  }
+}
+
+/**
+ * Looks at one waiting file: is it whole, as far as its first bytes and its
+ * size tell? What comes compressed is only opened when it is staged.
+ */
+export async function inspectWaiting(
+  directory: string,
+  name: WalName,
+  options: InspectOptions = {},
+): Promise<Inspection> {
+  const claimed = options.claimed === true;
+  const path = claimed ? claimPath(join(directory, name), name) : join(directory, name);
+  try {
+    const stat = await lstat(path, { bigint: true });
+    const changedMs = Number(stat.ctimeNs / 1_000_000n);
+    if (!stat.isFile()) {
+      return { state: 'unknown', reason: `it is ${typeOf(stat)}, not a regular file`, changedMs };
+    }
+    const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      const wal = { name, path, identity: identityOf(stat), claimed };
+      return await look(wal, handle, changedMs, options);
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return { state: 'gone' };
+    return { state: 'failed', reason: messageOf(error), changedMs: Date.now() };
+  }
+}
+
+async function look(
+  wal: Omit<WaitingWal, 'plain'>,
+  handle: FileHandle,
+  changedMs: number,
+  options: InspectOptions,
+): Promise<Inspection> {
+  const parsed = parseWalName(wal.name);
+  if (parsed === undefined) return { state: 'unknown', reason: 'it has not the name of a WAL file', changedMs };
+  const size = Number(wal.identity.size);
+  const head = await readStart(handle, HEAD_BYTES);
+  const isSegment = parsed.kind === 'segment' || parsed.kind === 'partial';
+  const compressed = recogniseCompression(head, options.customMagic) !== null;
+
+  let verdict: Verdict | null = null;
+  if (isSegment && !compressed) {
+    verdict = judgeSegment(parsed, head, size);
+    // A segment says itself how long it will be, so neither answer needs a second look.
+    if (verdict.verdict === 'valid') return { state: 'ready', wal: { ...wal, plain: true } };
+    if (verdict.verdict === 'incomplete') return { state: 'incomplete', reason: verdict.reason, changedMs };
+  }
+  if (size === 0) return { state: 'incomplete', reason: 'it is empty', changedMs };
+  await settle(changedMs, options.signal);
+  const now = await lstat(wal.path, { bigint: true });
+  if (!sameIdentity(identityOf(now), wal.identity))
+    return { state: 'incomplete', reason: 'it is still changing', changedMs };
+  if (compressed) return { state: 'ready', wal: { ...wal, plain: false } };
+  verdict ??= judgeTextFile(parsed, await readStart(handle, Math.min(size, MAX_TEXT_FILE_SIZE + 1)));
+  if (verdict.verdict === 'valid') return { state: 'ready', wal: { ...wal, plain: true } };
+  return { state: verdict.verdict === 'incomplete' ? 'incomplete' : 'unknown', reason: verdict.reason, changedMs };
+}
+
+/** By the time of the last change of its inode, which no `cp -p` can set back. */
+async function settle(changedMs: number, signal: AbortSignal | undefined): Promise<void> {
+  const age = Date.now() - changedMs;
+  if (age < 0 || age >= SETTLE_MS) return;
+  try {
+    await delay(SETTLE_MS - age, undefined, signal === undefined ? {} : { signal });
+  } catch (error) {
+    if (signal?.aborted !== true) throw error;
+  }
+}
+
+async function readStart(handle: FileHandle, length: number): Promise<Buffer> {
+  const buffer = Buffer.alloc(length);
+  let done = 0;
+  while (done < length) {
+    const { bytesRead } = await handle.read(buffer, done, length - done, done);
+    if (bytesRead === 0) break;
+    done += bytesRead;
+  }
+  return buffer.subarray(0, done);
+}
+
+function typeOf(stat: {
+  isDirectory(): boolean;
+  isSymbolicLink(): boolean;
+  isFIFO(): boolean;
+  isSocket(): boolean;
+}): string {
+  if (stat.isDirectory()) return 'a directory';
+  if (stat.isSymbolicLink()) return 'a symbolic link';
+  if (stat.isFIFO()) return 'a fifo';
+  return stat.isSocket() ? 'a socket' : 'a device';
+}

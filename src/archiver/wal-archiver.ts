@@ -1,0 +1,185 @@
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { messageOf } from '../errors.ts';
+import type { SaveResult, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import type { ErrorsDirectory } from './errors-directory.ts';
+import type { PassedOver, WalArchiverQueue } from './wal-archiver-queue.ts';
+
+export interface WalArchiverParts {
+  readonly server: string;
+  readonly strategy: WalStorageStrategy;
+  readonly errors: ErrorsDirectory;
+  readonly logger: Logger;
+  /** After so many milliseconds without a change, an incomplete file is told. */
+  readonly incompleteTimeoutMs: number;
+  /** Take no more files; finish those in hand. */
+  readonly drain?: AbortSignal;
+}
+
+/** A file that was not archived. */
+export interface NotArchived {
+  readonly name: string;
+  readonly reason: string;
+  /** Its name in the errors directory, where it went there. */
+  readonly movedTo: string | null;
+}
+
+/** What one pass did. */
+export interface ArchiveSummary {
+  readonly archiver: string;
+  readonly archived: WalFileInfo[];
+  /** Met again with the same content: nothing but the source was removed. */
+  readonly duplicates: WalFileInfo[];
+  /** Another content under an archived name. */
+  readonly conflicts: NotArchived[];
+  readonly unknown: NotArchived[];
+  readonly failed: NotArchived[];
+  /** Incomplete for longer than `incomplete_wal_timeout`. */
+  readonly overdue: NotArchived[];
+  incomplete: number;
+  /** Files that wait for a later pass. */
+  waiting: number;
+}
+
+/** Takes WAL files from where they are delivered to where they are kept. */
+export abstract class WalArchiver {
+  /** What this archiver is called in messages. */
+  readonly name: string;
+  protected readonly parts: WalArchiverParts;
+
+  constructor(name: string, parts: WalArchiverParts) {
+    this.name = name;
+    this.parts = parts;
+  }
+
+  /** The files to be archived in one pass. The caller holds the archive-wal lock. */
+  abstract getNextBatch(): Promise<WalArchiverQueue>;
+
+  /** The directory that they are delivered to. */
+  abstract readonly directory: string;
+
+  /**
+   * One pass: archives what waits, in WAL order; what is no WAL, or another
+   * content under an archived name, goes to the errors directory. Throws when
+   * nothing more can be stored; what was not archived then is still there.
+   * `verbose` tells also that there was nothing to do.
+   */
+  async archive(verbose = true): Promise<ArchiveSummary> {
+    const { server, strategy, logger, drain } = this.parts;
+    const batch = await this.getNextBatch();
+    const summary = newSummary(this.name);
+    if (batch.runSize > 0) {
+      const found = batch.totalSize > batch.runSize ? `${batch.runSize} of ${batch.totalSize}` : `${batch.totalSize}`;
+      logger.debug(
+        { server, archiver: this.name, files: batch.totalSize },
+        `${found} files waiting in ${this.directory}`,
+      );
+    } else if (verbose) {
+      logger.debug({ server, archiver: this.name }, `nothing waits in ${this.directory}`);
+    }
+    try {
+      const options = { expected: batch.runSize, ...(drain === undefined ? {} : { drain }) };
+      for await (const result of strategy.save(batch, options)) await this.#conclude(result, summary);
+    } finally {
+      // Also after a failure, so that the log tells of them.
+      for (const found of batch.failed) this.#fail(found.entry, found.reason, summary);
+      for (const found of batch.incomplete) this.#leaveIncomplete(found, summary);
+    }
+    for (const found of batch.errors) await this.#moveUnknown(found, summary);
+    summary.waiting = batch.totalSize - summary.archived.length - summary.duplicates.length - summary.conflicts.length;
+    return summary;
+  }
+
+  async #conclude(result: SaveResult, summary: ArchiveSummary): Promise<void> {
+    const { server, logger } = this.parts;
+    const { name } = result.wal;
+    switch (result.outcome) {
+      case 'stored': {
+        const { size, compression, encryption } = result.info;
+        logger.info({ server, wal: name, size, compression, encryption }, `archived ${name}`);
+        summary.archived.push(result.info);
+        break;
+      }
+      case 'already-stored':
+        logger.info({ server, wal: name }, `${name} was archived already, with the same content`);
+        summary.duplicates.push(result.info);
+        break;
+      case 'conflict': {
+        const movedTo = await this.parts.errors.take(result.wal.path, name, 'duplicate', result.reason);
+        logger.warn(
+          { server, wal: name, movedTo },
+          `${name} is archived already and was not replaced: ${result.reason}; moved to errors as ${movedTo}`,
+        );
+        summary.conflicts.push({ name, reason: result.reason, movedTo });
+        break;
+      }
+      case 'invalid':
+        await this.#moveUnknown({ entry: name, reason: result.reason, changedMs: 0 }, summary, result.wal.path);
+        break;
+      case 'incomplete': {
+        const changedMs = Number(result.wal.identity.mtimeNs / 1_000_000n);
+        this.#leaveIncomplete({ entry: name, reason: result.reason, changedMs }, summary);
+        break;
+      }
+      case 'changed':
+        logger.debug({ server, wal: name }, `${name} waits for the next pass: ${result.reason}`);
+        break;
+      case 'failed':
+        this.#fail(name, result.reason, summary);
+        break;
+    }
+  }
+
+  #leaveIncomplete(found: PassedOver, summary: ArchiveSummary): void {
+    const { server, logger, incompleteTimeoutMs } = this.parts;
+    summary.incomplete += 1;
+    const ageMs = Date.now() - found.changedMs;
+    if (ageMs < incompleteTimeoutMs) {
+      logger.debug({ server, wal: found.entry }, `${found.entry} is not complete yet: ${found.reason}`);
+      return;
+    }
+    const reason = `incomplete, and unchanged for ${Math.round(ageMs / 1000)} s: ${found.reason}`;
+    logger.warn(
+      { server, wal: found.entry },
+      `${join(this.directory, found.entry)} is ${reason}; it is left alone, see whether its archive_command was interrupted`,
+    );
+    summary.overdue.push({ name: found.entry, reason, movedTo: null });
+  }
+
+  #fail(entry: string, reason: string, summary: ArchiveSummary): void {
+    const { server, logger } = this.parts;
+    logger.error({ server, wal: entry }, `can't read ${join(this.directory, entry)}: ${reason}; it is left alone`);
+    summary.failed.push({ name: entry, reason, movedTo: null });
+  }
+
+  async #moveUnknown(found: PassedOver, summary: ArchiveSummary, path?: string): Promise<void> {
+    const { server, logger, errors } = this.parts;
+    const shown = Buffer.from(found.entry, 'latin1').toString('utf8');
+    const source = path ?? Buffer.concat([Buffer.from(`${this.directory}/`), Buffer.from(found.entry, 'latin1')]);
+    try {
+      const movedTo = await errors.take(source, found.entry, 'unknown', found.reason);
+      logger.warn(
+        { server, wal: shown, movedTo },
+        `${JSON.stringify(shown)} can't be archived: ${found.reason}; moved to errors as ${JSON.stringify(movedTo)}`,
+      );
+      summary.unknown.push({ name: shown, reason: found.reason, movedTo });
+    } catch (error) {
+      this.#fail(shown, `${found.reason}, and it can't be moved to errors: ${messageOf(error)}`, summary);
+    }
+  }
+}
+
+function newSummary(archiver: string): ArchiveSummary {
+  return {
+    archiver,
+    archived: [],
+    duplicates: [],
+    conflicts: [],
+    unknown: [],
+    failed: [],
+    overdue: [],
+    incomplete: 0,
+    waiting: 0,
+  };
+}

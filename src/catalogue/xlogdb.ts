@@ -1,0 +1,140 @@
+import { unlink, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { acquireLock } from '../durable/lock-file.ts';
+import { fsyncDirectory } from '../durable/durable-file.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import type { WalName } from '../wal/wal-name.ts';
+import { catalogueError, openCatalogue } from './xlogdb-file.ts';
+import { readLines, type XlogdbLine } from './xlogdb-lines.ts';
+import { LockedXlogdb, type XlogdbLogger, type XlogdbMemory, type XlogdbSession } from './xlogdb-session.ts';
+
+export interface XlogdbOptions {
+  readonly path: string;
+  /** Where Barman before 3.13 kept it: `wals/xlog.db`. */
+  readonly legacyPath: string;
+  readonly lockPath: string;
+  /** Remove the legacy catalogue once its lines are safe in the new one. */
+  readonly migrate: boolean;
+  readonly logger: XlogdbLogger;
+  /**
+   * Describes a file of the archive; null when it certainly is not there. Damaged and
+   * torn lines are made anew from it, in the same step that drops them: Barman
+   * writes the line when the source is gone already, so that the file may be
+   * in the archive without any other trace.
+   */
+  readonly describeStored?: (name: WalName) => Promise<WalFileInfo | null>;
+}
+
+/** One line of the catalogue: a file, or text that is no catalogue line. */
+export type XlogdbEntry =
+  | { readonly kind: 'file'; readonly lineNumber: number; readonly info: WalFileInfo }
+  | { readonly kind: 'problem'; readonly lineNumber: number; readonly text: string };
+
+/**
+ * The catalogue of a server's archive (Barman: server.py, xlogdb): one line a
+ * file, sorted by name. Changed only under its lock, which a Barman on the same
+ * home takes as well; read without it.
+ */
+export class Xlogdb {
+  readonly #options: XlogdbOptions;
+  readonly #memory: XlogdbMemory = { durable: undefined, distrusted: undefined, legacy: undefined };
+
+  constructor(options: XlogdbOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Runs `work` with the catalogue locked and healed. It is opened anew after
+   * every lock: others replace it. Must not be nested, it would wait for
+   * itself.
+   */
+  async withLock<T>(work: (session: XlogdbSession) => Promise<T>): Promise<T> {
+    const { path, lockPath, logger, describeStored } = this.#options;
+    await using _lock = await acquireLock(lockPath, { wait: true });
+    await using session = await LockedXlogdb.open({
+      path,
+      logger,
+      describeStored: describeStored ?? (async () => null),
+      memory: this.#memory,
+    });
+    await this.#takeOverLegacy(session);
+    return await work(session);
+  }
+
+  /** Every file, in the order of the lines. What is no catalogue line is left out. */
+  async *read(): AsyncGenerator<WalFileInfo> {
+    for await (const infos of this.readBatches()) yield* infos;
+  }
+
+  /** As {@link read}, some thousands at a time, which is several times as fast for a million lines. */
+  async *readBatches(): AsyncGenerator<readonly WalFileInfo[]> {
+    for await (const lines of this.#lines()) {
+      yield lines.map(({ info }) => info).filter((info) => info !== undefined);
+    }
+  }
+
+  /** Every line, those that are none included. A line torn by a crash is one of these, unless only its newline is missing. */
+  async *readEntries(): AsyncGenerator<XlogdbEntry> {
+    for await (const lines of this.#lines()) {
+      for (const { info, number, text } of lines) {
+        yield info === undefined
+          ? { kind: 'problem', lineNumber: number, text }
+          : { kind: 'file', lineNumber: number, info };
+      }
+    }
+  }
+
+  /** What the catalogue says of one file; the last line counts, should there be several. */
+  async find(name: WalName): Promise<WalFileInfo | undefined> {
+    let found: WalFileInfo | undefined;
+    for await (const lines of this.#lines()) {
+      for (const { info } of lines) if (info?.name === name) found = info;
+    }
+    return found;
+  }
+
+  /** The catalogue, or the legacy one where only that exists, or nothing. */
+  async *#lines(): AsyncGenerator<readonly XlogdbLine[]> {
+    const { path, legacyPath } = this.#options;
+    for (const candidate of [path, legacyPath]) {
+      await using handle = await openCatalogue(candidate, 'read');
+      if (handle === undefined) continue;
+      try {
+        // Up to where it ends now: what is appended meanwhile may be half a line.
+        yield* readLines(handle, (await handle.stat()).size);
+      } catch (error) {
+        throw catalogueError(candidate, 'read', error);
+      }
+      return;
+    }
+  }
+
+  /**
+   * The catalogue is the truth as soon as it exists. An older Barman that
+   * shares the home (so `migrate` is off) still appends to its own: those lines
+   * come in whenever the legacy file changed after ours did.
+   */
+  async #takeOverLegacy(session: LockedXlogdb): Promise<void> {
+    const { legacyPath, path, migrate, logger } = this.#options;
+    if (legacyPath === path) return;
+    await using legacy = await openCatalogue(legacyPath, 'read');
+    if (legacy === undefined) return;
+    const state = await stateOf(legacy);
+    const isNews = state.text !== this.#memory.legacy && (await session.mtime()) <= state.mtime;
+    if (migrate || isNews) await session.takeOver(legacy);
+    this.#memory.legacy = state.text;
+    if (!migrate) return;
+    try {
+      await unlink(legacyPath);
+      await fsyncDirectory(dirname(legacyPath));
+    } catch (error) {
+      throw catalogueError(legacyPath, 'remove', error);
+    }
+    logger.info({ catalogue: path, legacy: legacyPath }, 'the legacy catalogue was taken over and removed');
+  }
+}
+
+async function stateOf(handle: FileHandle): Promise<{ readonly text: string; readonly mtime: bigint }> {
+  const { ino, size, mtimeNs } = await handle.stat({ bigint: true });
+  return { text: `${ino}:${size}:${mtimeNs}`, mtime: mtimeNs };
+}

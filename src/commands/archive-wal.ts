@@ -1,0 +1,88 @@
+import type { ArchiveSummary, NotArchived } from '../archiver/wal-archiver.ts';
+import { findServer, type ServerConfig } from '../config/config.ts';
+import { isErrorCode } from '../errors.ts';
+import { openServer } from '../server.ts';
+import { count, formatBytes, type CommandContext, type Report } from './command.ts';
+
+interface ServerReport {
+  readonly server: string;
+  /** Why nothing was tried; null when it was. */
+  readonly skipped: string | null;
+  readonly passes: readonly ArchiveSummary[];
+}
+
+/**
+ * `archive-wal SERVER...|all`: one pass over what waits. The exit status is 1
+ * when a file went to errors, can't be read, or has been incomplete for too long.
+ */
+export async function archiveWal(context: CommandContext, names: readonly string[]): Promise<Report> {
+  const { config } = context;
+  const servers = names.includes('all') ? [...config.servers.values()] : names.map((name) => findServer(config, name));
+  const reports: ServerReport[] = [];
+  for (const server of servers) {
+    if (context.drain.aborted) break;
+    reports.push(await archiveServer(context, server));
+  }
+  const trouble = reports.some(({ passes }) => passes.some((pass) => troubles(pass).length > 0));
+  return {
+    text: reports.map(formatReport).join(''),
+    json: reports.map(toJson),
+    exitCode: trouble ? 1 : 0,
+  };
+}
+
+async function archiveServer(context: CommandContext, server: ServerConfig): Promise<ServerReport> {
+  const { name } = server;
+  const skip = (skipped: string): ServerReport => ({ server: name, skipped, passes: [] });
+  if (server.passive) return skip(`Server ${name} is passive: its WAL is archived by its primary node`);
+  if (!server.active) return skip(`Skipping inactive server ${name}`);
+  await using opened = openServer(context.config, server, context.logger, context.drain);
+  try {
+    return { server: name, skipped: null, passes: await opened.archive(true) };
+  } catch (error) {
+    if (!isErrorCode(error, 'locked')) throw error;
+    return skip(`Another archive-wal process is already running on server ${name}. Skipping to the next server`);
+  }
+}
+
+function troubles(pass: ArchiveSummary): readonly NotArchived[] {
+  return [...pass.conflicts, ...pass.unknown, ...pass.failed, ...pass.overdue];
+}
+
+function formatReport({ server, skipped, passes }: ServerReport): string {
+  if (skipped !== null) return `${skipped}\n`;
+  return passes.map((pass) => formatPass(server, pass)).join('');
+}
+
+function formatPass(server: string, pass: ArchiveSummary): string {
+  const bytes = pass.archived.reduce((sum, { size }) => sum + size, 0);
+  const lines = [
+    `${server}, ${pass.archiver}: ${count(pass.archived.length, 'file')} archived (${formatBytes(bytes)} stored)` +
+      (pass.duplicates.length > 0 ? `, ${pass.duplicates.length} archived before` : '') +
+      (pass.waiting > 0 ? `, ${pass.waiting} still waiting` : ''),
+    ...pass.archived.map(({ name }) => `\t${name}`),
+    ...troubles(pass).map(
+      ({ name, reason, movedTo }) =>
+        `\t${JSON.stringify(name)} NOT archived: ${reason}${movedTo === null ? '' : `; see: walwarden errors explain ${server} ${JSON.stringify(movedTo)}`}`,
+    ),
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+function toJson({ server, skipped, passes }: ServerReport): unknown {
+  return {
+    server,
+    skipped,
+    passes: passes.map((pass) => ({
+      archiver: pass.archiver,
+      archived: pass.archived,
+      duplicates: pass.duplicates.map(({ name }) => name),
+      conflicts: pass.conflicts,
+      unknown: pass.unknown,
+      failed: pass.failed,
+      overdue: pass.overdue,
+      incomplete: pass.incomplete,
+      waiting: pass.waiting,
+    })),
+  };
+}

@@ -1,0 +1,110 @@
+import { findServer } from '../config/config.ts';
+import { interval } from '../config/values.ts';
+import { WalwardenError } from '../errors.ts';
+import { openServer, type Server } from '../server.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { parseWalName, walDirectory, walKind, walName, type WalName } from '../wal/wal-name.ts';
+import { count, formatBytes, type CommandContext, type Report } from './command.ts';
+
+export interface DeleteWalsOptions {
+  readonly before?: string;
+  readonly beforeBackup?: string;
+  readonly olderThan?: string;
+  readonly dryRun?: boolean;
+}
+
+/** After so many files their lines are dropped: each time the catalogue is written anew. */
+const BATCH = 1000;
+
+/**
+ * `delete-wals SERVER`: deletes archived files, oldest first. History files
+ * stay: they are small, and needed to find a way between timelines.
+ */
+export async function deleteWals(context: CommandContext, name: string, options: DeleteWalsOptions): Promise<Report> {
+  await using server = openServer(context.config, findServer(context.config, name), context.logger, context.drain);
+  const isOld = chooser(options);
+  const doomed: WalFileInfo[] = [];
+  for await (const info of server.catalogue.read()) if (isOld(info)) doomed.push(info);
+  const bytes = doomed.reduce((sum, { size }) => sum + size, 0);
+  const dryRun = options.dryRun === true;
+  const deleted: WalName[] = dryRun ? doomed.map((info) => info.name) : await deleteAll(server, doomed, context.drain);
+  const verb = dryRun ? 'Would delete' : 'Deleted';
+  const text = `${verb} ${count(deleted.length, 'file')} of server ${name} (${formatBytes(bytes)})\n${dryRun ? deleted.map((wal) => `\t${wal}\n`).join('') : ''}`;
+  return { text, json: { server: name, dryRun, deleted } };
+}
+
+function chooser(options: DeleteWalsOptions): (info: WalFileInfo) => boolean {
+  const given = [options.before, options.beforeBackup, options.olderThan].filter((value) => value !== undefined);
+  if (given.length !== 1) {
+    throw new WalwardenError('usage', 'delete-wals needs exactly one of --before, --before-backup and --older-than');
+  }
+  if (options.olderThan !== undefined) return olderThan(options.olderThan);
+  const limit = walName(options.before ?? options.beforeBackup ?? '');
+  const expected = options.before === undefined ? 'backup' : 'segment';
+  if (walKind(limit) !== expected) {
+    throw new WalwardenError(
+      'usage',
+      `expected the name of a ${expected === 'backup' ? 'backup label file' : 'segment'}, found ${limit}`,
+    );
+  }
+  return before(limit);
+}
+
+/**
+ * By position in the WAL, on the limit's timeline and those that it may come
+ * from; a later timeline may have begun earlier, so it stays.
+ */
+function before(limit: WalName): (info: WalFileInfo) => boolean {
+  const position = limit.slice(8, 24).toUpperCase();
+  const timeline = parseWalName(limit)?.timeline ?? 0;
+  return ({ name }) => {
+    const parsed = parseWalName(name);
+    if (parsed === undefined || parsed.kind === 'history' || parsed.timeline > timeline) return false;
+    return name.slice(8, 24).toUpperCase() < position;
+  };
+}
+
+function olderThan(duration: string): (info: WalFileInfo) => boolean {
+  const milliseconds = interval.parse(duration);
+  if (milliseconds === undefined) {
+    throw new WalwardenError('usage', `--older-than: expected ${interval.expected}, found ${JSON.stringify(duration)}`);
+  }
+  const limit = (Date.now() - milliseconds) / 1000;
+  return ({ name, mtime }) => walKind(name) !== 'history' && mtime < limit;
+}
+
+async function deleteAll(server: Server, doomed: readonly WalFileInfo[], drain: AbortSignal): Promise<WalName[]> {
+  const deleted: WalName[] = [];
+  for (let at = 0; at < doomed.length && !drain.aborted; at += BATCH) {
+    const batch: WalName[] = [];
+    try {
+      await server.strategy.delete(byDirectory(doomed.slice(at, at + BATCH)), (name) => batch.push(name));
+    } finally {
+      await dropLines(server, batch);
+      deleted.push(...batch);
+    }
+  }
+  server.logger.info({ server: server.name, files: deleted.length }, `deleted ${count(deleted.length, 'WAL file')}`);
+  return deleted;
+}
+
+/** The hooks ran without the catalogue's lock, so a file may have been archived again meanwhile: it keeps its line. */
+async function dropLines({ catalogue, strategy }: Server, names: readonly WalName[]): Promise<void> {
+  if (names.length === 0) return;
+  await catalogue.withLock(async (session) => {
+    const gone = new Set<WalName>();
+    for (const name of names) if (!(await strategy.exists(strategy.getFullPath(name)))) gone.add(name);
+    await session.remove(gone);
+  });
+}
+
+function byDirectory(infos: readonly WalFileInfo[]): Map<string, WalFileInfo[]> {
+  const directories = new Map<string, WalFileInfo[]>();
+  for (const info of infos) {
+    const directory = walDirectory(info.name);
+    const list = directories.get(directory) ?? [];
+    list.push(info);
+    directories.set(directory, list);
+  }
+  return directories;
+}

@@ -1,0 +1,204 @@
+import { lstat, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { summariseErrorFiles, type ErrorFile } from '../archiver/errors-directory.ts';
+import { identityIn } from '../archiver/identity.ts';
+import { findServer } from '../config/config.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { openServer, type Server } from '../server.ts';
+import { plainBytes } from '../storage/stored-content.ts';
+import type { LongPageHeader } from '../wal/page-header.ts';
+import { judgeContent } from '../wal/verify.ts';
+import { isWalName, parseWalName, type WalName } from '../wal/wal-name.ts';
+import { count, type CommandContext, type Report } from './command.ts';
+
+/** What a file in errors turns out to be, compared with the archive. */
+type Finding =
+  | { readonly state: 'identical'; readonly wal: WalName; readonly text: string }
+  | { readonly state: 'archivable'; readonly wal: WalName; readonly text: string }
+  | { readonly state: 'foreign'; readonly wal: WalName; readonly header: LongPageHeader; readonly text: string }
+  | { readonly state: 'different' | 'unusable'; readonly text: string };
+
+type State = Finding['state'];
+
+const ADVICE: Record<State, string> = {
+  identical: 'the archive has the same content: resolve drops this copy',
+  archivable: 'it is valid and not archived: resolve archives it again',
+  foreign:
+    'if that is our own cluster after pg_upgrade: resolve --accept-identity, with its name; else find out who delivers here',
+  different:
+    'another content under one name: find out which cluster wrote it; resolve --keep-aside, with its name, takes it out of the way',
+  unusable: 'it can not be archived: resolve --keep-aside, with its name, takes it out of the way',
+};
+
+/** `errors list SERVER`. */
+export async function listErrors(context: CommandContext, name: string): Promise<Report> {
+  await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  const files = await server.errors.list();
+  const summary = summariseErrorFiles(files.map(({ entry }) => entry));
+  const lines = files.map(({ entry, reason }) => `\t${JSON.stringify(entry)}${reason === null ? '' : `: ${reason}`}\n`);
+  const text =
+    summary === null ? `Server ${name}: no files in errors\n` : `Server ${name}: ${summary}\n${lines.join('')}`;
+  return { text, json: { server: name, directory: server.errors.path, summary, files } };
+}
+
+/** `errors explain SERVER [FILE]`. */
+export async function explainErrors(context: CommandContext, name: string, file: string | undefined): Promise<Report> {
+  await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  const explained: { file: ErrorFile; finding: Finding }[] = [];
+  for (const chosen of await choose(server, file))
+    explained.push({ file: chosen, finding: await examine(server, chosen) });
+  const text = explained.map(
+    ({ file: { entry, reason }, finding }) =>
+      `${JSON.stringify(entry)}\n` +
+      (reason === null ? '' : `\tmoved here because ${reason}\n`) +
+      `\tnow: ${finding.text}\n\tadvice: ${ADVICE[finding.state]}\n`,
+  );
+  return {
+    text: text.length === 0 ? `Server ${name}: no files in errors\n` : text.join(''),
+    json: explained.map(({ file: chosen, finding }) => ({
+      ...chosen,
+      state: finding.state,
+      finding: finding.text,
+      advice: ADVICE[finding.state],
+    })),
+  };
+}
+
+/** `errors resolve SERVER [FILE]`: what is safe; the exit status is 1 when something is left that a person must decide. */
+export async function resolveErrors(
+  context: CommandContext,
+  name: string,
+  file: string | undefined,
+  options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean },
+): Promise<Report> {
+  if ((options.keepAside === true || options.acceptIdentity === true) && file === undefined) {
+    throw new WalwardenError('usage', '--keep-aside and --accept-identity need the name of one file');
+  }
+  await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  await using _lock = await server.lockArchive();
+  const done: { entry: string; action: string; resolved: boolean }[] = [];
+  for (const chosen of await choose(server, file)) {
+    const finding = await examine(server, chosen);
+    const { resolved, action } = await resolve(server, chosen, finding, options);
+    context.logger.info({ server: name, file: chosen.entry, resolved }, `${chosen.entry}: ${action}`);
+    done.push({ entry: chosen.entry, action, resolved });
+  }
+  const open = done.filter(({ resolved }) => !resolved).length;
+  const text =
+    done.map(({ entry, action }) => `\t${JSON.stringify(entry)}: ${action}\n`).join('') +
+    `Server ${name}: ${count(done.length - open, 'file')} resolved, ${open} left\n`;
+  return { text, json: { server: name, files: done }, exitCode: open === 0 ? 0 : 1 };
+}
+
+async function choose(server: Server, file: string | undefined): Promise<ErrorFile[]> {
+  const files = await server.errors.list();
+  if (file === undefined) return files;
+  const chosen = files.filter(({ entry }) => entry === file);
+  if (chosen.length === 0) {
+    throw new WalwardenError('usage', `no file ${JSON.stringify(file)} in ${server.errors.path}`, {
+      hint: `see: walwarden errors list ${server.name}`,
+    });
+  }
+  return chosen;
+}
+
+async function examine(server: Server, file: ErrorFile): Promise<Finding> {
+  const path = join(server.errors.path, file.entry);
+  const parsed = parseWalName(file.name);
+  if (parsed === undefined)
+    return { state: 'unusable', text: `${JSON.stringify(file.name)} is not the name of a WAL file` };
+  let bytes: Buffer;
+  try {
+    if (!(await lstat(path)).isFile()) return { state: 'unusable', text: 'it is not a regular file' };
+    bytes = await readFile(path);
+  } catch (error) {
+    return { state: 'unusable', text: `it can not be read: ${messageOf(error)}` };
+  }
+  const comparison = await server.strategy.compare(parsed.name, bytes);
+  if (comparison.result === 'same') {
+    return { state: 'identical', wal: parsed.name, text: `${parsed.name} is archived with the same content` };
+  }
+  if (comparison.result === 'different')
+    return { state: 'different', text: await difference(server, parsed.name, bytes, comparison.reason) };
+  let plain: Buffer;
+  try {
+    plain = await plainBytes(bytes, server.keys);
+  } catch (error) {
+    return { state: 'unusable', text: `it does not read back: ${messageOf(error)}` };
+  }
+  const verdict = judgeContent(parsed, plain);
+  if (verdict.verdict !== 'valid') return { state: 'unusable', text: `it is not valid: ${verdict.reason}` };
+  const identity = await server.identity.current();
+  const own = identityIn(verdict.header);
+  if (verdict.header !== null && identity !== null && own?.systemid !== identity.systemid) {
+    const text = `it is WAL of system identifier ${own?.systemid}, and this archive belongs to ${identity.systemid}`;
+    return { state: 'foreign', wal: parsed.name, header: verdict.header, text };
+  }
+  return { state: 'archivable', wal: parsed.name, text: `it is valid, and ${parsed.name} is not archived` };
+}
+
+/** Where the first byte differs tells a person much: at once, or where a timeline left another. */
+async function difference(server: Server, name: WalName, bytes: Buffer, reason: string): Promise<string> {
+  try {
+    const stored = await server.strategy.read(name);
+    if (stored === null) return reason;
+    const [here, there] = [await plainBytes(bytes, server.keys), await plainBytes(stored.bytes, server.keys)];
+    const length = Math.min(here.length, there.length);
+    let at = 0;
+    while (at < length && here[at] === there[at]) at += 1;
+    return `${reason}; the first difference is at byte ${at} (${here.length} bytes here, ${there.length} archived in ${stored.path})`;
+  } catch (error) {
+    return `${reason} (${messageOf(error)})`;
+  }
+}
+
+async function resolve(
+  server: Server,
+  file: ErrorFile,
+  finding: Finding,
+  options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean },
+): Promise<{ resolved: boolean; action: string }> {
+  if (options.keepAside === true) {
+    const kept = await server.errors.keepAside(file.entry);
+    return { resolved: true, action: `kept aside as ${kept}` };
+  }
+  switch (finding.state) {
+    case 'identical': {
+      // Its line too, before the last other copy goes.
+      const info = await server.strategy.describe(finding.wal);
+      if (info !== null) await server.catalogue.withLock((session) => session.ensure([info], { thorough: true }));
+      await server.errors.drop(file.entry);
+      return { resolved: true, action: `dropped: ${finding.text}` };
+    }
+    case 'archivable':
+      return archiveAgain(server, file, finding.wal);
+    case 'foreign': {
+      if (options.acceptIdentity !== true) break;
+      const identity = identityIn(finding.header);
+      if (identity !== null) await server.identity.replace(identity);
+      return archiveAgain(server, file, finding.wal);
+    }
+    case 'different':
+    case 'unusable':
+      break;
+  }
+  return { resolved: false, action: `left: ${finding.text}; ${ADVICE[finding.state]}` };
+}
+
+async function archiveAgain(
+  server: Server,
+  file: ErrorFile,
+  wal: WalName,
+): Promise<{ resolved: boolean; action: string }> {
+  if (!isWalName(wal)) return { resolved: false, action: 'left: no WAL name' };
+  const incoming = server.config.options.incoming_wals_directory;
+  try {
+    if (await server.errors.moveBack(file.entry, join(incoming, wal))) {
+      return { resolved: true, action: `moved back to ${incoming}, to be archived by the next pass` };
+    }
+  } catch (error) {
+    if (errnoOf(error) === undefined) throw error;
+    return { resolved: false, action: `left: it can not be moved to ${incoming}: ${messageOf(error)}` };
+  }
+  return { resolved: false, action: `left: there is a ${wal} in ${incoming} already; archive that first` };
+}

@@ -1,0 +1,142 @@
+import { access, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { findWal, peekWals, type FoundWal, type WalFinderParts } from '../archiver/wal-finder.ts';
+import type { CompressionName } from '../compression/codec.ts';
+import { findServer } from '../config/config.ts';
+import { fsyncDirectory, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { openServer } from '../server.ts';
+import { walName, type WalName } from '../wal/wal-name.ts';
+import type { CommandContext, Report } from './command.ts';
+
+export interface GetWalOptions {
+  readonly outputDirectory?: string;
+  /** Recompress what is handed out. */
+  readonly compression?: CompressionName;
+  readonly keepCompression?: boolean;
+  readonly peek?: number;
+  readonly partial?: boolean;
+  readonly test?: boolean;
+  /** Exit status when we can't tell whether the file exists. */
+  readonly onError?: number;
+}
+
+/** PostgreSQL takes 1 to 125 from restore_command for "there is no such file", and may end the recovery. */
+const NOT_FOUND = 1;
+const CANT_TELL = 200;
+const TRIES = 3;
+const RETRY_MS = 500;
+
+/**
+ * The exit status that PostgreSQL must see when we can't tell: above 125 it
+ * stops a recovery instead of ending it early. A standby asks again by itself
+ * and would be stopped for nothing; it is known by its signal file, since
+ * restore_command runs in the data directory.
+ */
+export async function exitStatusForDoubt(onError: number | undefined): Promise<number> {
+  if (onError !== undefined) return onError;
+  try {
+    await access('standby.signal');
+    return NOT_FOUND;
+  } catch {
+    // Whatever keeps us from seeing it: the careful answer.
+    return CANT_TELL;
+  }
+}
+
+/** `get-wal SERVER WAL`: a WAL file, plain and checked, to stdout or into a directory. */
+export async function getWal(
+  context: CommandContext,
+  serverName: string,
+  wal: string | undefined,
+  options: GetWalOptions,
+): Promise<Report> {
+  const { config, logger } = context;
+  const server = findServer(config, serverName);
+  if (options.test === true) {
+    const text = `Ready to retrieve WAL files from the server ${server.name}\n`;
+    return { text, json: { server: server.name, ready: true } };
+  }
+  const name = walName(wal ?? '');
+  await using opened = openServer(config, server, logger);
+  const parts: WalFinderParts = {
+    strategy: opened.strategy,
+    incoming: server.options.incoming_wals_directory,
+    streaming: server.options.streaming_wals_directory,
+    keys: opened.keys,
+  };
+  if (options.peek !== undefined) {
+    const names = await peekWals(parts, name, options.peek);
+    return { text: names.map((found) => `${found}\n`).join(''), json: names };
+  }
+  const found = await findPatiently(parts, name, options.partial === true);
+  if (found === null) {
+    throw new WalwardenError('wal-not-found', `WAL file ${name} is not in the archive of server ${server.name}`);
+  }
+  const bytes = await pack(found, options);
+  if (options.outputDirectory === undefined) {
+    await writeToStdout(bytes);
+    logger.info({ server: server.name, wal: name, from: found.path }, `sent ${name}`);
+    return { text: '', json: undefined };
+  }
+  const target = await writeInto(options.outputDirectory, name, bytes);
+  logger.info({ server: server.name, wal: name, from: found.path, target }, `sent ${name} to ${target}`);
+  return { text: '', json: { server: server.name, wal: name, path: target } };
+}
+
+/** A storage that hiccups, or a file that is just moving, gets another chance; "not there" is an answer. */
+async function findPatiently(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await findWal(parts, name, partial);
+    } catch (error) {
+      if (attempt === TRIES) throw error;
+      await delay(RETRY_MS);
+    }
+  }
+}
+
+async function pack(found: FoundWal, options: GetWalOptions): Promise<Buffer> {
+  if (options.keepCompression === true) return found.decrypted;
+  if (options.compression === undefined) return found.plain;
+  const { createCompressor, recogniseCompression } = await import('../compression/codecs.ts');
+  // Compressing again what is compressed in the same way would give the same file.
+  if (recogniseCompression(found.decrypted) === options.compression) return found.decrypted;
+  return createCompressor({ compression: options.compression }).compress(found.plain);
+}
+
+function writeToStdout(bytes: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const failed = (cause: Error): void =>
+      reject(new WalwardenError('storage', `can't write to stdout: ${messageOf(cause)}`, { cause }));
+    process.stdout.once('error', failed);
+    process.stdout.write(bytes, (error) => {
+      if (error === null || error === undefined) resolve();
+      else failed(error);
+    });
+  });
+}
+
+/** Never a half file under the final name: PostgreSQL would read it. */
+async function writeInto(directory: string, name: WalName, bytes: Buffer): Promise<string> {
+  const target = join(directory, name);
+  const temporary = join(directory, `.${name}.${process.pid}.tmp`);
+  try {
+    await unlinkIfThere(temporary);
+    await writeNewFile(temporary, bytes, { mode: 0o600 });
+    try {
+      await rename(temporary, target);
+    } catch (error) {
+      await unlinkIfThere(temporary);
+      throw error;
+    }
+    await fsyncDirectory(directory);
+  } catch (cause) {
+    throw new WalwardenError('storage', `can't write ${target}: ${messageOf(cause)}`, {
+      cause,
+      ...(errnoOf(cause) === 'ENOENT' ? { hint: 'the output directory must exist' } : {}),
+    });
+  }
+  return target;
+}

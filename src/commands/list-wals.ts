@@ -1,0 +1,59 @@
+import { findServer } from '../config/config.ts';
+import { openServer } from '../server.ts';
+import { summariseWals, type SegmentRange, type TimelineSummary } from '../wal/wal-ranges.ts';
+import { count, formatBytes, type CommandContext, type Report } from './command.ts';
+
+export interface ListWalsOptions {
+  readonly timeline?: number;
+  readonly gaps?: boolean;
+}
+
+const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
+
+/** `list-wals SERVER`: what the catalogue knows, by timeline. With `gaps`, exit status 1 tells that something is missing. */
+export async function listWals(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
+  await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  const segmentSize = (await server.segmentSize()) ?? DEFAULT_SEGMENT_SIZE;
+  const all = await summariseWals(server.catalogue.readBatches(), segmentSize);
+  const timelines = all.filter(({ timeline }) => options.timeline === undefined || timeline === options.timeline);
+  const gaps = timelines.flatMap((summary) => summary.gaps);
+  const json = {
+    server: name,
+    segmentSize,
+    timelines: timelines.map((summary) => ({
+      ...summary,
+      byCompression: Object.fromEntries(summary.byCompression),
+    })),
+  };
+  if (options.gaps === true) {
+    const text = gaps.length === 0 ? `Server ${name}: no gaps\n` : gaps.map((gap) => `${formatRange(gap)}\n`).join('');
+    return { text, json: { server: name, segmentSize, gaps }, exitCode: gaps.length === 0 ? 0 : 1 };
+  }
+  const text =
+    timelines.length === 0
+      ? `Server ${name}: nothing archived${options.timeline === undefined ? '' : ` of timeline ${options.timeline}`} yet\n`
+      : `Server ${name}, segments of ${formatBytes(segmentSize)}:\n${timelines.map(formatTimeline).join('')}`;
+  return { text, json };
+}
+
+function formatTimeline(summary: TimelineSummary): string {
+  const compressions = [...summary.byCompression].map(
+    ([compression, { files, bytes }]) => `${compression} ${count(files, 'file')} ${formatBytes(bytes)}`,
+  );
+  const others = [
+    summary.partials > 0 ? count(summary.partials, 'partial file') : '',
+    summary.backups > 0 ? count(summary.backups, 'backup label') : '',
+    summary.histories > 0 ? count(summary.histories, 'history file') : '',
+  ].filter((part) => part !== '');
+  const lines = [
+    `\tTimeline ${summary.timeline}: ${count(summary.segments, 'segment')}${others.length > 0 ? `, ${others.join(', ')}` : ''}, ${formatBytes(summary.stored.bytes)} stored (${compressions.join(', ')})`,
+    ...summary.ranges.map((range) => `\t\t${formatRange(range)}`),
+    ...summary.gaps.map((gap) => `\t\tMISSING ${formatRange(gap)}`),
+  ];
+  if (summary.encrypted.files > 0) lines.push(`\t\t${count(summary.encrypted.files, 'file')} encrypted`);
+  return `${lines.join('\n')}\n`;
+}
+
+function formatRange({ first, last, segments }: SegmentRange): string {
+  return segments === 1 ? first : `${first} - ${last} (${count(segments, 'segment')})`;
+}

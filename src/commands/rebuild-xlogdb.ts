@@ -1,0 +1,19 @@
+import { findServer } from '../config/config.ts';
+import { openServer } from '../server.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { count, type CommandContext, type Report } from './command.ts';
+
+/** `rebuild-xlogdb SERVER`: a catalogue of what is really archived. Archiving waits meanwhile. */
+export async function rebuildXlogdb(context: CommandContext, name: string): Promise<Report> {
+  await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  let files = 0;
+  async function* counted(): AsyncGenerator<WalFileInfo> {
+    for await (const info of server.strategy.list()) {
+      files += 1;
+      yield info;
+    }
+  }
+  await server.catalogue.withLock((session) => session.replaceAll(counted()));
+  context.logger.info({ server: name, files }, `rebuilt the catalogue of ${name}`);
+  return { text: `Rebuilt the catalogue of server ${name}: ${count(files, 'file')}\n`, json: { server: name, files } };
+}

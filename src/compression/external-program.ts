@@ -1,0 +1,227 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import type { Readable } from 'node:stream';
+import { WalwardenError, errnoOf, messageOf } from '../errors.ts';
+
+/** A program found through PATH, or a command line for the shell, as users configure filters. */
+export type Command = { readonly program: string; readonly args: readonly string[] } | { readonly shell: string };
+
+export interface FilterOptions {
+  /** Bytes of stdout; with one more the program is killed. */
+  readonly maxOutput: number;
+  /** In place of our own environment. */
+  readonly env?: NodeJS.ProcessEnv;
+  /** What the program can read from its descriptor 3: secrets, which argv and the environment would show to others. */
+  readonly extraInput?: Uint8Array;
+  /** Kills the program. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** How a program ended. A status other than 0 is a value: what it means, the caller knows. */
+export interface FilterEnd {
+  readonly output: Buffer;
+  readonly status: number | null;
+  readonly killedBy: NodeJS.Signals | null;
+  /** The beginning of its stderr. */
+  readonly messages: string;
+  /** It was killed because it gave more than `maxOutput`. */
+  readonly tooMuch: boolean;
+}
+
+/** Debian's package of each program that we may call. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  bzip2: 'bzip2',
+  gpg: 'gpg',
+  lz4: 'lz4',
+  pigz: 'pigz',
+  xz: 'xz-utils',
+};
+
+/** Variables by which compressors take options behind our back: a level that is not the configured one, other formats, limits. */
+const OPTION_VARIABLES = ['BZIP', 'BZIP2', 'GZIP', 'LZ4_CLEVEL', 'LZ4_NBWORKERS', 'PIGZ', 'XZ_DEFAULTS', 'XZ_OPT'];
+
+const MAX_MESSAGES = 64 * 1024;
+
+/**
+ * Runs a program with these bytes on stdin and collects its stdout. Resolves
+ * when it has ended and nothing of it is left, whatever its exit status.
+ *
+ * @throws WalwardenError `program` when it can't be started, `aborted` when the signal fires
+ */
+export async function runFilter(command: Command, input: Uint8Array, options: FilterOptions): Promise<FilterEnd> {
+  throwIfAborted(options.signal, command);
+  const child = start(command, options);
+  const output = new BoundedOutput(child.stdout, options.maxOutput, () => kill(child, command));
+  const messages = new BoundedOutput(child.stderr, MAX_MESSAGES);
+  feed(child, input, options.extraInput);
+  const onAbort = (): void => kill(child, command);
+  options.signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    const { status, killedBy } = await ended(child, command);
+    throwIfAborted(options.signal, command);
+    return { output: output.bytes(), status, killedBy, messages: messages.bytes().toString(), tooMuch: output.tooMuch };
+  } finally {
+    options.signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/**
+ * {@link runFilter} for a program that has to succeed.
+ *
+ * @throws WalwardenError `program` when it is missing, fails or gives more than `maxOutput`; `aborted` when the signal fires
+ */
+export async function pipeThrough(
+  program: string,
+  args: readonly string[],
+  input: Uint8Array,
+  options: FilterOptions,
+): Promise<Buffer> {
+  return succeed({ program, args }, input, options);
+}
+
+/** {@link pipeThrough} for a command line of the user, run by `sh -c` in a process group of its own. */
+export async function pipeThroughShell(
+  commandLine: string,
+  input: Uint8Array,
+  options: FilterOptions,
+): Promise<Buffer> {
+  return succeed({ shell: commandLine }, input, options);
+}
+
+async function succeed(command: Command, input: Uint8Array, options: FilterOptions): Promise<Buffer> {
+  const end = await runFilter(command, input, options);
+  if (end.tooMuch || end.status !== 0) throw programFailed(command, end, options.maxOutput);
+  return end.output;
+}
+
+/** The error for a program that ended badly: who, how, and what it said. */
+export function programFailed(command: Command, end: FilterEnd, maxOutput: number): WalwardenError {
+  const how = end.tooMuch
+    ? `was stopped after ${maxOutput} bytes of output`
+    : end.status === null
+      ? `was killed by ${end.killedBy ?? 'a signal'}`
+      : `ended with exit status ${end.status}`;
+  const reason = reasonIn(end.messages);
+  return new WalwardenError('program', `${nameOf(command)} ${how}${reason === '' ? '' : `: ${reason}`}`);
+}
+
+/** The first line of a program's messages that says something, without its own name in front. */
+export function reasonIn(messages: string): string {
+  const line = messages.split(/[\n\r]/).find((text) => text.trim() !== '') ?? '';
+  return line
+    .trim()
+    .replace(/^\w+: (\(stdin\):? )?/, '')
+    .replace(/[ .;:]+$/, '')
+    .slice(0, 300);
+}
+
+function nameOf(command: Command): string {
+  return 'shell' in command ? `the filter ${JSON.stringify(command.shell)}` : command.program;
+}
+
+/** More than any compressor makes of so many bytes, base64 in a user's filter included. */
+export function maxCompressedSize(size: number): number {
+  return 2 * size + 1024 * 1024;
+}
+
+/** The environment for a program whose behaviour and messages must not depend on the user's. */
+export function plainEnvironment(): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = { ...process.env, LC_ALL: 'C.UTF-8', LANGUAGE: 'C' };
+  for (const name of OPTION_VARIABLES) delete env[name];
+  return env;
+}
+
+function start(command: Command, options: FilterOptions): ChildProcess {
+  const stdio: 'pipe'[] = ['pipe', 'pipe', 'pipe'];
+  if (options.extraInput !== undefined) stdio.push('pipe');
+  const env = options.env ?? process.env;
+  try {
+    // A command line may start several processes: a group of their own lets us end them all.
+    return 'shell' in command
+      ? spawn('sh', ['-c', command.shell], { stdio, env, detached: true })
+      : spawn(command.program, command.args, { stdio, env });
+  } catch (error) {
+    throw startError(command, error);
+  }
+}
+
+function ended(
+  child: ChildProcess,
+  command: Command,
+): Promise<{ readonly status: number | null; readonly killedBy: NodeJS.Signals | null }> {
+  return new Promise((resolve, reject) => {
+    child.once('error', (error) => {
+      // Only "not started" ends it; a failed kill leaves a process whose end is still to come.
+      if (child.pid === undefined) reject(startError(command, error));
+    });
+    // 'close', not 'exit': only then all of its output has arrived.
+    child.once('close', (status, killedBy) => resolve({ status, killedBy }));
+  });
+}
+
+function startError(command: Command, cause: unknown): WalwardenError {
+  const program = 'shell' in command ? 'sh' : command.program;
+  if (errnoOf(cause) !== 'ENOENT') {
+    return new WalwardenError('program', `${program} can't be started: ${messageOf(cause)}`, { cause });
+  }
+  const debianPackage = PACKAGES[program];
+  return new WalwardenError('program', `the program ${program} is not found in PATH`, {
+    cause,
+    hint: debianPackage === undefined ? `install ${program}` : `install it (Debian: apt-get install ${debianPackage})`,
+  });
+}
+
+function throwIfAborted(signal: AbortSignal | undefined, command: Command): void {
+  if (signal?.aborted === true) throw new WalwardenError('aborted', `${nameOf(command)} was stopped`);
+}
+
+function feed(child: ChildProcess, input: Uint8Array, extraInput: Uint8Array | undefined): void {
+  // EPIPE: the program ended before it read everything. Its exit status tells whether that is an error.
+  const endedEarly = (): undefined => undefined;
+  child.stdin?.on('error', endedEarly);
+  child.stdin?.end(input);
+  const extra = child.stdio[3];
+  if (extraInput !== undefined && extra !== null && extra !== undefined && 'end' in extra) {
+    extra.on('error', endedEarly);
+    extra.end(extraInput);
+  }
+}
+
+function kill(child: ChildProcess, command: Command): void {
+  if ('shell' in command && child.pid !== undefined) {
+    try {
+      process.kill(-child.pid, 'SIGKILL');
+    } catch (error) {
+      if (errnoOf(error) !== 'ESRCH') throw error;
+    }
+  } else {
+    child.kill('SIGKILL');
+  }
+  // Something that left the group may hold the pipes: don't wait for it.
+  for (const stream of child.stdio) stream?.destroy();
+}
+
+/** Collects a stream up to a limit; what comes beyond it is dropped. */
+class BoundedOutput {
+  readonly #pieces: Buffer[] = [];
+  readonly #limit: number;
+  #size = 0;
+  tooMuch = false;
+
+  constructor(stream: Readable | null, limit: number, onTooMuch?: () => void) {
+    this.#limit = limit;
+    stream?.on('data', (piece: Buffer) => {
+      if (this.tooMuch) return;
+      this.#pieces.push(piece);
+      this.#size += piece.length;
+      if (this.#size > limit) {
+        this.tooMuch = true;
+        onTooMuch?.();
+      }
+    });
+    stream?.on('error', () => undefined);
+  }
+
+  bytes(): Buffer {
+    return Buffer.concat(this.#pieces, Math.min(this.#size, this.#limit));
+  }
+}

@@ -1,0 +1,128 @@
+import { WalwardenError } from '../errors.ts';
+import type { Codec, CompressFunction, CustomFilters, DecompressOptions } from './codec.ts';
+import { asBuffer, cutShort, damaged, isStartOf, startsWith, tooLarge } from './decompress-errors.ts';
+import {
+  maxCompressedSize,
+  pipeThrough,
+  pipeThroughShell,
+  plainEnvironment,
+  programFailed,
+  reasonIn,
+  runFilter,
+  type FilterEnd,
+} from './external-program.ts';
+import { GZIP } from './gzip.ts';
+
+const XZ_MAGIC = Uint8Array.of(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00);
+const XZ_FOOTER_SIZE = 12;
+
+/** bzip2 has no native library for Node that is worth its name; the program is everywhere. */
+export const BZIP2: Codec = {
+  extension: '.bz2',
+  magic: Uint8Array.of(0x42, 0x5a, 0x68),
+  inMemory: true,
+  levels: { min: 1, max: 9, low: 1, medium: 5, high: 9 },
+  compressor: (level) => compressWith('bzip2', ['-z', '-c', '-q', `-${level}`]),
+  decompress: (data, options) =>
+    decompressWith('bzip2', ['-d', '-c'], data, options, async (end) => {
+      // It takes what follows the last stream for nothing worse than worth a message, exit status 0.
+      if (/trailing garbage/.test(end.messages)) return damaged('bzip2', 'something else follows its end');
+      if (/ends unexpectedly/.test(end.messages)) return cutShort('bzip2', reasonIn(end.messages));
+      return end.status === 2 ? damaged('bzip2', reasonIn(end.messages)) : null;
+    }),
+};
+
+/** xz with CRC-64, as the program and Python's lzma do by default. One thread: with more it splits the data into blocks. */
+export const XZ: Codec = {
+  extension: '.xz',
+  magic: XZ_MAGIC,
+  inMemory: true,
+  levels: { min: 1, max: 9, low: 1, medium: 3, high: 5 },
+  compressor: (level) => compressWith('xz', ['-z', '-c', '-q', '--format=xz', '--check=crc64', '-T1', `-${level}`]),
+  decompress: (data, options) =>
+    decompressWith('xz', ['-d', '-c', '--format=xz', '-T1'], data, options, async (end) => {
+      if (/memory/i.test(end.messages)) return null;
+      if (!/Unexpected end of input/.test(end.messages)) return damaged('xz', reasonIn(end.messages));
+      return (await followsXzFooter(asBuffer(data)))
+        ? damaged('xz', 'something else follows its end')
+        : cutShort('xz', reasonIn(end.messages));
+    }),
+};
+
+/** gzip's format, compressed by the program pigz on all CPUs. */
+export const PIGZ: Codec = {
+  ...GZIP,
+  inMemory: false,
+  compressor: (level) => compressWith('pigz', ['-c', `-${level}`]),
+};
+
+/** The user's own filters. What their exit status means, only they know: of one that ran, we say that the data is damaged. */
+export const CUSTOM: Codec = {
+  extension: null,
+  magic: null,
+  inMemory: false,
+  levels: null,
+  compressor: (_level, custom) => {
+    const filter = required(custom, 'compress');
+    return (data, signal) => pipeThroughShell(filter, data, { maxOutput: maxCompressedSize(data.length), signal });
+  },
+  decompress: async (data, { maxSize, custom, signal }) => {
+    const command = { shell: required(custom, 'decompress') };
+    const end = await runFilter(command, data, { maxOutput: maxSize, signal });
+    if (end.tooMuch) throw tooLarge('custom', maxSize);
+    if (end.status === 0) return end.output;
+    // 126 and 127 are the shell's: not executable, not found; above 128 it died of a signal.
+    if (end.status === null || end.status >= 126) throw programFailed(command, end, maxSize);
+    throw damaged('custom', programFailed(command, end, maxSize).message);
+  },
+};
+
+function required(custom: CustomFilters | undefined, direction: 'compress' | 'decompress'): string {
+  const filter = custom?.[direction];
+  if (filter === undefined || filter === '') {
+    const option = `custom_${direction}ion_filter`;
+    throw new WalwardenError('config', `custom compression needs ${option}`, {
+      hint: `set ${option} to a shell command that reads stdin and writes stdout`,
+    });
+  }
+  return filter;
+}
+
+function compressWith(program: string, args: readonly string[]): CompressFunction {
+  return (data, signal) =>
+    pipeThrough(program, args, data, { maxOutput: maxCompressedSize(data.length), env: plainEnvironment(), signal });
+}
+
+/** `judge` says what is wrong with the data when the program had something to say, null when it was the program's own fault. */
+async function decompressWith(
+  program: string,
+  args: readonly string[],
+  data: Uint8Array,
+  { maxSize, signal }: DecompressOptions,
+  judge: (end: FilterEnd) => Promise<WalwardenError | null>,
+): Promise<Buffer> {
+  const command = { program, args };
+  const end = await runFilter(command, data, { maxOutput: maxSize, env: plainEnvironment(), signal });
+  if (end.tooMuch) throw tooLarge(program, maxSize);
+  if (end.status === 0 && end.messages === '') return end.output;
+  const verdict = end.status === null ? null : await judge(end);
+  throw verdict ?? programFailed(command, end, maxSize);
+}
+
+/**
+ * xz reads a header's twelve bytes before it looks at them, and calls fewer
+ * "unexpected end". They are garbage when a stream's footer stands before them
+ * (xz-file-format.txt, 2.1.2) and they don't begin another.
+ */
+async function followsXzFooter(data: Buffer): Promise<boolean> {
+  const { crc32 } = await import('node:zlib');
+  for (let garbage = 1; garbage < XZ_FOOTER_SIZE; garbage++) {
+    const end = data.length - garbage;
+    if (end < 2 * XZ_FOOTER_SIZE) return false;
+    const footer = data.subarray(end - XZ_FOOTER_SIZE, end);
+    const isFooter = footer.toString('latin1', 10) === 'YZ' && footer.readUInt32LE(0) === crc32(footer.subarray(4, 10));
+    const tail = data.subarray(end);
+    if (isFooter && !isStartOf(tail, XZ_MAGIC) && !startsWith(tail, XZ_MAGIC)) return true;
+  }
+  return false;
+}

@@ -1,0 +1,72 @@
+import { WalwardenError } from '../errors.ts';
+
+/** The text of the option `name`, with `%(other)s` in it; `where` names it in messages. */
+export interface Template {
+  readonly name: string;
+  readonly text: string;
+  readonly where: string;
+}
+
+/** What a name stands for: text to be interpolated in turn, or a final value. */
+export type Variable = Template | { readonly value: string };
+
+const MAX_LENGTH = 1024 * 1024;
+
+/**
+ * Replaces `%(name)s` by the variable of that (lower-cased) name, over and
+ * over, and `%%` by a percent sign, as Python's BasicInterpolation does.
+ * Throws `config` naming `where` for an unknown name, a cycle, or a lone `%`.
+ */
+export function interpolate(template: Template, lookup: (name: string) => Variable | undefined): string {
+  return expand(template, lookup, [template.name]);
+}
+
+function expand(
+  { text, where }: Template,
+  lookup: (name: string) => Variable | undefined,
+  path: readonly string[],
+): string {
+  if (!text.includes('%')) return text;
+  const expanded = text.replace(/%(?:(%)|\(([^)\n]+)\)s|)/g, (found: string, percent?: string, name?: string) => {
+    if (percent !== undefined) return percent;
+    if (name === undefined) {
+      throw new WalwardenError(
+        'config',
+        `${where}: expected %(name)s or %% after a percent sign, found ${JSON.stringify(text)}`,
+        {
+          hint: 'write a percent sign as %%',
+        },
+      );
+    }
+    const key = name.toLowerCase();
+    if (path.includes(key)) {
+      throw new WalwardenError('config', `${where}: ${found} refers to itself: ${[...path, key].join(' -> ')}`);
+    }
+    const variable = lookup(key);
+    if (variable === undefined) {
+      throw new WalwardenError('config', `${where}: ${found} is not set; expected the name of an option that is`);
+    }
+    return 'value' in variable ? variable.value : unquote(expand(variable, lookup, [...path, key]));
+  });
+  // Doubling variables would otherwise fill the memory.
+  if (expanded.length > MAX_LENGTH) {
+    throw new WalwardenError(
+      'config',
+      `${where}: expected at most ${MAX_LENGTH} characters, found more after interpolation`,
+    );
+  }
+  return expanded;
+}
+
+/** One pair of quotes around the whole of a one-line value is dropped, as Barman does. */
+export function unquote(value: string): string {
+  return /^(["'])(.*)\1$/.exec(value)?.[2] ?? value;
+}
+
+/** The text of an option, null where it says nothing: empty, or Barman's `None`. */
+export function meaningOf(value: string): string | null {
+  const trimmed = value.trim();
+  if (trimmed.toLowerCase() === 'none') return null;
+  const bare = unquote(trimmed);
+  return bare.trim() === '' || bare === 'None' ? null : bare;
+}

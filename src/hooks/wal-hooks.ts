@@ -1,0 +1,44 @@
+import type { Logger } from 'pino';
+import type { WalHooks } from '../storage/wal-storage-strategy.ts';
+import { runPlainHook, runRetryHook, type HookCall, type HookOperation, type HookScripts } from './hook-script.ts';
+
+export interface WalHookSettings {
+  readonly server: string;
+  readonly configuration: string;
+  readonly scripts: Readonly<Record<HookOperation, HookScripts>>;
+  readonly timeoutMs: number | null;
+  readonly pathPrefix: string | null;
+  readonly logger: Logger;
+  readonly drain?: AbortSignal;
+}
+
+/** The Barman release whose hook scripts ours are compatible with; scripts compare BARMAN_VERSION. */
+const BARMAN_VERSION = '3.17.0';
+
+/**
+ * The configured hook scripts, in Barman's order: before an operation the
+ * plain script and then the retry script, after it the other way round.
+ */
+export function createWalHooks(settings: WalHookSettings): WalHooks {
+  const options = {
+    logger: settings.logger,
+    timeoutMs: settings.timeoutMs ?? undefined,
+    pathPrefix: settings.pathPrefix ?? undefined,
+    drain: settings.drain,
+  };
+  const common = { version: BARMAN_VERSION, server: settings.server, configuration: settings.configuration };
+  return {
+    async before(operation, wal, path) {
+      const scripts = settings.scripts[operation];
+      const call: HookCall = { ...common, operation, phase: 'pre', wal, path };
+      const plain = await runPlainHook(scripts.pre, call, options);
+      return plain.outcome === 'stop' ? plain : runRetryHook(scripts.preRetry, call, options);
+    },
+    async after(operation, wal, path, error) {
+      const scripts = settings.scripts[operation];
+      const call: HookCall = { ...common, operation, phase: 'post', wal, path, error };
+      const retried = await runRetryHook(scripts.postRetry, call, options);
+      return retried.outcome === 'stop' ? retried : runPlainHook(scripts.post, call, options);
+    },
+  };
+}

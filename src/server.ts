@@ -1,0 +1,227 @@
+import { access, mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
+import { ErrorsDirectory } from './archiver/errors-directory.ts';
+import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
+import { identityIn, newestHeader, SystemIdentity } from './archiver/identity.ts';
+import type { ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
+import { Xlogdb } from './catalogue/xlogdb.ts';
+import type { CompressionSettings, CustomFilters } from './compression/codec.ts';
+import type { ServerConfig, WalwardenConfig } from './config/config.ts';
+import { acquireLock, type HeldLock } from './durable/lock-file.ts';
+import { errnoOf, messageOf, WalwardenError } from './errors.ts';
+import { createWalHooks, type WalHookSettings } from './hooks/wal-hooks.ts';
+import { LocalWalStorageStrategy } from './storage/local-wal-storage-strategy.ts';
+import type { ReadingKeys } from './storage/stored-content.ts';
+
+/** One configured server, with everything that works for it. */
+export interface Server extends AsyncDisposable {
+  readonly name: string;
+  readonly config: ServerConfig;
+  readonly strategy: LocalWalStorageStrategy;
+  readonly catalogue: Xlogdb;
+  readonly errors: ErrorsDirectory;
+  readonly identity: SystemIdentity;
+  readonly archivers: readonly WalArchiver[];
+  readonly keys: ReadingKeys;
+  readonly logger: Logger;
+  /** Takes `.<server>-archive-wal.lock`; throws `locked` when another process has it. */
+  lockArchive(): Promise<HeldLock>;
+  /** Makes the directories that are missing. */
+  makeDirectories(): Promise<void>;
+  /** Bytes of a segment, as the newest archived one says; null in an archive without segments. */
+  segmentSize(): Promise<number | null>;
+  /** One pass of every archiver, under the lock; what crashes left behind is healed first. */
+  archive(verbose: boolean): Promise<ArchiveSummary[]>;
+}
+
+/** Wires up one server. Throws `config` when its configuration has problems. */
+export function openServer(config: WalwardenConfig, server: ServerConfig, logger: Logger, drain?: AbortSignal): Server {
+  if (server.disabled) {
+    const problems = server.problems.map((problem) => problem.message).join('; ');
+    throw new WalwardenError('config', `server ${server.name} is disabled: ${problems}`, {
+      hint: 'correct the configuration; the other servers are not affected',
+    });
+  }
+  const { name, options } = server;
+  const walsDirectory = options.wals_directory;
+  if (walsDirectory.startsWith('s3://')) {
+    throw new WalwardenError('config', `server ${name}: this version can't store WAL in ${walsDirectory} yet`, {
+      hint: 'use a local wals_directory',
+    });
+  }
+  if (options.streaming_archiver) {
+    logger.warn(
+      { server: name },
+      `streaming_archiver of ${name} is on, but this version has no streaming archiver yet`,
+    );
+  }
+  const locks = config.global.options.barman_lock_directory;
+  const lockPath = (what: string): string => join(locks, `.${name}-${what}.lock`);
+
+  const custom = customFilters(server);
+  const keys: ReadingKeys = {
+    ...(custom === undefined ? {} : { custom }),
+    ...optional('passphraseCommand', options.encryption_passphrase_command),
+    ...optional('gnupgHome', options.gnupg_home),
+  };
+  const catalogue = new Xlogdb({
+    path: join(options.xlogdb_directory ?? walsDirectory, `${name}-xlog.db`),
+    legacyPath: join(walsDirectory, 'xlog.db'),
+    lockPath: lockPath('xlogdb'),
+    migrate: options.migrate_xlogdb,
+    logger,
+    describeStored: (wal) => strategy.describe(wal),
+  });
+  const errors = new ErrorsDirectory(options.errors_directory, join(options.backup_directory, '.errors'));
+  const identity = new SystemIdentity(
+    join(options.backup_directory, 'identity.json'),
+    async () => identityIn(await newestHeader(catalogue, strategy, keys, logger)),
+    logger,
+  );
+  const strategy = new LocalWalStorageStrategy(
+    {
+      catalogue,
+      hooks: createWalHooks({
+        server: name,
+        configuration: config.file,
+        scripts: hookScripts(server),
+        timeoutMs: options.hook_script_timeout,
+        pathPrefix: options.path_prefix === null ? null : options.path_prefix.join(':'),
+        logger,
+        ...optional('drain', drain ?? null),
+      }),
+      accept: (systemIdentifier, majorVersion) => identity.accept(systemIdentifier, majorVersion),
+    },
+    {
+      walsDirectory,
+      digestJournal: join(options.backup_directory, 'encrypted-wals.digests'),
+      mode: options.wal_file_mode,
+      workers: options.archiver_workers,
+      compression: compressionSettings(server, custom),
+      encryption:
+        options.encryption === null || options.encryption_key_id === null
+          ? null
+          : { keyId: options.encryption_key_id, ...optional('homedir', options.gnupg_home) },
+      keys,
+      onNoHardLinks: (directory) =>
+        logger.warn(
+          { server: name },
+          `the file system of ${directory} has no hard links; publishing by rename instead`,
+        ),
+    },
+  );
+  const archiverParts = {
+    server: name,
+    strategy,
+    errors,
+    logger,
+    incompleteTimeoutMs: options.incomplete_wal_timeout,
+    ...optional('drain', drain ?? null),
+  };
+  const archivers: WalArchiver[] = [];
+  if (options.archiver) {
+    archivers.push(
+      new FileWalArchiver(archiverParts, {
+        incoming: options.incoming_wals_directory,
+        batchSize: options.archiver_batch_size,
+        ...optional('customMagic', custom?.magic ?? null),
+      }),
+    );
+  }
+
+  async function makeDirectories(): Promise<void> {
+    for (const path of [
+      options.backup_directory,
+      options.incoming_wals_directory,
+      options.streaming_wals_directory,
+      options.errors_directory,
+      walsDirectory,
+    ]) {
+      await makeDirectory(path, config.global.options.barman_home);
+    }
+  }
+
+  return {
+    name,
+    config: server,
+    strategy,
+    catalogue,
+    errors,
+    identity,
+    archivers,
+    keys,
+    logger,
+    lockArchive: () => acquireLock(lockPath('archive-wal')),
+    makeDirectories,
+    segmentSize: async () => (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ?? null,
+    async archive(verbose) {
+      await makeDirectories();
+      await using _lock = await acquireLock(lockPath('archive-wal'));
+      // Taking its lock heals a catalogue that a crash left with a torn line.
+      await catalogue.withLock(async () => {});
+      const summaries: ArchiveSummary[] = [];
+      for (const archiver of archivers) summaries.push(await archiver.archive(verbose));
+      return summaries;
+    },
+    [Symbol.asyncDispose]: () => strategy.close(),
+  };
+}
+
+/** Present only when there is a value. */
+function optional<K extends string, T>(key: K, value: T | null): { readonly [P in K]?: T } {
+  return value === null ? {} : ({ [key]: value } as { readonly [P in K]?: T });
+}
+
+function customFilters(server: ServerConfig): CustomFilters | undefined {
+  const { custom_compression_filter, custom_decompression_filter, custom_compression_magic } = server.options;
+  if (custom_decompression_filter === null && custom_compression_filter === null) return undefined;
+  return {
+    ...optional('compress', custom_compression_filter),
+    ...optional('decompress', custom_decompression_filter),
+    ...optional('magic', custom_compression_magic),
+  };
+}
+
+function compressionSettings(server: ServerConfig, custom: CustomFilters | undefined): CompressionSettings | null {
+  const { compression, compression_level } = server.options;
+  if (compression === null) return null;
+  return { compression, ...optional('level', compression_level), ...(custom === undefined ? {} : { custom }) };
+}
+
+/**
+ * Makes a directory of a server. The home itself is never made: when it is
+ * missing, a file system is probably not mounted, and what was archived beneath
+ * the mount point would disappear with the next mount.
+ */
+async function makeDirectory(path: string, home: string): Promise<void> {
+  try {
+    if (path.startsWith(`${home}/`)) await access(home);
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    const missing =
+      errnoOf(cause) === 'ENOENT' ? `barman_home ${home} does not exist` : `can't make ${path}: ${messageOf(cause)}`;
+    throw new WalwardenError('storage', missing, {
+      cause,
+      hint: 'mount or create it, owned by the user that walwarden runs as',
+    });
+  }
+}
+
+function hookScripts(server: ServerConfig): WalHookSettings['scripts'] {
+  const o = server.options;
+  return {
+    archive: {
+      pre: o.pre_archive_script ?? undefined,
+      preRetry: o.pre_archive_retry_script ?? undefined,
+      postRetry: o.post_archive_retry_script ?? undefined,
+      post: o.post_archive_script ?? undefined,
+    },
+    wal_delete: {
+      pre: o.pre_wal_delete_script ?? undefined,
+      preRetry: o.pre_wal_delete_retry_script ?? undefined,
+      postRetry: o.post_wal_delete_retry_script ?? undefined,
+      post: o.post_wal_delete_script ?? undefined,
+    },
+  };
+}

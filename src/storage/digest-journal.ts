@@ -1,0 +1,96 @@
+import { createReadStream } from 'node:fs';
+import { mkdir, open, rename, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fsyncDirectory, isThere, unlinkIfThere, writeFully } from '../durable/durable-file.ts';
+import { errnoOf } from '../errors.ts';
+import { isWalName, type WalName } from '../wal/wal-name.ts';
+
+/** What an encrypted file was made of. Without this, nobody but the holder of the secret key could tell a duplicate. */
+export interface DigestEntry {
+  readonly name: WalName;
+  /** SHA-256 of the plain bytes, in hexadecimal. */
+  readonly plain: string;
+  /** SHA-256 of the stored bytes; an entry whose file was never published or was replaced doesn't match. */
+  readonly stored: string;
+  readonly compression: string | null;
+}
+
+const LINE = /^(\S+)\t([0-9a-f]{64})\t([0-9a-f]{64})\t(\S+)$/;
+
+/**
+ * An append-only file of digests beside the archive. Entries are written before
+ * their file is published, so an entry may be without a file, never a file
+ * without its entry. A name may stand there several times.
+ */
+export class DigestJournal {
+  readonly #path: string;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** Resolves once the entries would survive power loss. */
+  async append(entries: readonly DigestEntry[]): Promise<void> {
+    if (entries.length === 0) return;
+    const isNew = !(await isThere(this.#path));
+    if (isNew) await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
+    await using handle = await open(this.#path, 'a+', 0o600);
+    const text = entries.map(formatEntry).join('');
+    // After a torn line of a crash, a line break ends what can't be read anyway.
+    await writeFully(handle, Buffer.from((await endsInNewline(handle)) ? text : `\n${text}`));
+    await handle.datasync();
+    if (isNew) await fsyncDirectory(dirname(this.#path));
+  }
+
+  /** All entries of a name, the latest last. */
+  async find(name: WalName): Promise<DigestEntry[]> {
+    const found: DigestEntry[] = [];
+    for await (const entry of this.#read()) if (entry.name === name) found.push(entry);
+    return found;
+  }
+
+  /** Forgets names that are no longer archived. */
+  async forget(names: ReadonlySet<WalName>): Promise<void> {
+    if (names.size === 0 || !(await isThere(this.#path))) return;
+    const temporary = `${this.#path}.tmp`;
+    await unlinkIfThere(temporary);
+    {
+      await using handle = await open(temporary, 'wx', 0o600);
+      for await (const entry of this.#read()) {
+        if (!names.has(entry.name)) await writeFully(handle, Buffer.from(formatEntry(entry)));
+      }
+      await handle.sync();
+    }
+    await rename(temporary, this.#path);
+    await fsyncDirectory(dirname(this.#path));
+  }
+
+  async *#read(): AsyncGenerator<DigestEntry> {
+    const input = createReadStream(this.#path, 'utf8');
+    try {
+      for await (const line of createInterface({ input, crlfDelay: Infinity })) {
+        const match = LINE.exec(line);
+        const [, name = '', plain = '', stored = '', compression = ''] = match ?? [];
+        if (match !== null && isWalName(name)) {
+          yield { name, plain, stored, compression: compression === 'None' ? null : compression };
+        }
+      }
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error;
+    } finally {
+      input.destroy();
+    }
+  }
+}
+
+function formatEntry(entry: DigestEntry): string {
+  return `${entry.name}\t${entry.plain}\t${entry.stored}\t${entry.compression ?? 'None'}\n`;
+}
+
+async function endsInNewline(handle: FileHandle): Promise<boolean> {
+  const { size } = await handle.stat();
+  if (size === 0) return true;
+  const { buffer } = await handle.read(Buffer.alloc(1), 0, 1, size - 1);
+  return buffer[0] === 0x0a;
+}

@@ -1,0 +1,420 @@
+import { constants } from 'node:fs';
+import { lstat, mkdir, open, readdir, rename, rmdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { CompressionSettings } from '../compression/codec.ts';
+import { RECOGNITION_BYTES } from '../compression/codecs.ts';
+import {
+  fsyncDirectory,
+  fsyncFile,
+  fsyncParents,
+  isThere,
+  linkUnlessThere,
+  unlinkIfThere,
+} from '../durable/durable-file.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
+import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
+import { claimPath } from './claim.ts';
+import { DigestJournal } from './digest-journal.ts';
+import { differenceOf } from './duplicate.ts';
+import { createPublisher, type Publisher } from './publisher.ts';
+import { createStager, type Stager } from './stager.ts';
+import { identityOf, sameIdentity, type FileIdentity, type StageResult } from './staging.ts';
+import { formatOf, type ReadingKeys } from './stored-content.ts';
+import {
+  WalStorageStrategy,
+  type CommitResult,
+  type Comparison,
+  type PreparedWal,
+  type StagedWal,
+  type StoredWal,
+  type StrategyParts,
+  type WaitingWal,
+} from './wal-storage-strategy.ts';
+
+export interface LocalStorageSettings {
+  readonly walsDirectory: string;
+  /** Digests of encrypted files; outside of the archive. */
+  readonly digestJournal: string;
+  readonly mode: number;
+  /** Worker threads for staging; 0 stages in process. */
+  readonly workers: number;
+  readonly compression: CompressionSettings | null;
+  readonly encryption: { readonly keyId: string; readonly homedir?: string } | null;
+  readonly keys: ReadingKeys;
+  /** Told once, when the file system turns out to have no hard links. */
+  readonly onNoHardLinks: (directory: string) => void;
+}
+
+const DIRECTORY_MODE = 0o700;
+/** The only names in the archive that may be left over from a crash, ours or an old Barman's. */
+const LEFTOVER = /^(.+)\.(tmp|compressed|gpg|uncompressed)$/;
+
+/** The archive on a local file system. */
+export class LocalWalStorageStrategy extends WalStorageStrategy {
+  readonly #settings: LocalStorageSettings;
+  readonly #journal: DigestJournal;
+  readonly #publisher: Publisher;
+  /** Directories that were made (or found) and cleaned of leftovers since we run. */
+  readonly #ready = new Set<string>();
+  /** The same, but their own name is not durable yet as far as we know. */
+  readonly #unsynced = new Set<string>();
+  #stager: { readonly stager: Stager; readonly workers: number } | null = null;
+  /** A claimed inode can't be linked into the archive: another file system, or a policy of this one. */
+  #copyAlways = false;
+
+  constructor(parts: StrategyParts, settings: LocalStorageSettings) {
+    super(parts);
+    this.#settings = settings;
+    this.#journal = new DigestJournal(settings.digestJournal);
+    this.#publisher = createPublisher(settings.onNoHardLinks);
+  }
+
+  async close(): Promise<void> {
+    await this.#stager?.stager[Symbol.asyncDispose]();
+    this.#stager = null;
+  }
+
+  override concurrency(expected: number): number {
+    return this.#stagerFor(expected).concurrency;
+  }
+
+  #stagerFor(expected: number): Stager {
+    const transforms = this.#settings.compression !== null || this.#settings.encryption !== null;
+    // One file is quicker in process than a thread is started; and without transformation there is nothing to spread.
+    const workers = expected > 1 && transforms ? this.#settings.workers : 0;
+    if (this.#stager === null || this.#stager.workers < workers) {
+      this.#stager = { stager: createStager(workers), workers };
+    }
+    return this.#stager.stager;
+  }
+
+  override async prepare(wal: WaitingWal, options: { readonly copy: boolean }): Promise<PreparedWal> {
+    const final = this.getFullPath(wal.name);
+    await this.#makeReady(dirname(final));
+    const untouched = wal.plain && this.#settings.compression === null && this.#settings.encryption === null;
+    if (untouched && !options.copy && !this.#copyAlways) {
+      const claimed = wal.claimed ? await this.#isOurs(wal) : await this.#claim(wal);
+      if (claimed !== null) return { wal: claimed, temporary: null };
+    }
+    return { wal, temporary: `${final}.tmp` };
+  }
+
+  /**
+   * Renames a file inside its directory, so that no retried archive_command can
+   * truncate the inode that the archive is about to own. Null when its inode
+   * must not become the archive's: PostgreSQL's pg_wal shares it, or another
+   * user owns it.
+   */
+  async #claim(wal: WaitingWal): Promise<WaitingWal | null> {
+    if ((await this.#isOurs(wal)) === null) return null;
+    const path = claimPath(wal.path, wal.name);
+    // rename(2) would replace an older claim. We hold the archive-wal lock, so nobody makes one meanwhile.
+    if (await isThere(path)) return null;
+    try {
+      await rename(wal.path, path);
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return null; // gone; staging will find out
+      throw error;
+    }
+    return { ...wal, path, claimed: true };
+  }
+
+  async #isOurs(wal: WaitingWal): Promise<WaitingWal | null> {
+    try {
+      const stat = await lstat(wal.path);
+      const root = await lstat(this.#settings.walsDirectory);
+      return stat.nlink === 1 && stat.uid === process.geteuid?.() && stat.dev === root.dev ? wal : null;
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return null;
+      throw error;
+    }
+  }
+
+  override stage(prepared: PreparedWal, expected: number): Promise<StageResult> {
+    const { wal, temporary } = prepared;
+    const { mode, compression, encryption } = this.#settings;
+    return this.#stagerFor(expected).stage({
+      name: wal.name,
+      source: wal.path,
+      identity: wal.identity,
+      temporary,
+      mode,
+      compression,
+      encryption,
+    });
+  }
+
+  override async commit(group: readonly StagedWal[]): Promise<CommitResult[]> {
+    await this.#journal.append(
+      group.flatMap(({ wal, facts }) =>
+        facts.digests === null ? [] : [{ name: wal.name, ...facts.digests, compression: facts.compression }],
+      ),
+    );
+    const results: CommitResult[] = [];
+    for (const staged of group) {
+      const result = await this.#publish(staged);
+      results.push(result);
+      if (result.outcome === 'restage') break;
+    }
+    const touched = group.slice(0, results.length).map(({ wal }) => dirname(this.getFullPath(wal.name)));
+    for (const directory of new Set(touched)) await this.#syncDirectory(directory);
+    return results;
+  }
+
+  async #publish(staged: StagedWal): Promise<CommitResult> {
+    const { wal, temporary } = staged;
+    const final = this.getFullPath(wal.name);
+    const prepared = temporary ?? wal.path;
+    const published = await this.#publisher.publish(prepared, final, temporary !== null);
+    switch (published) {
+      case 'published':
+        return { outcome: 'stored', info: this.#infoOf(staged) };
+      case 'gone':
+        // Barman removes empty directories under the lock that we hold only now.
+        this.#ready.delete(dirname(final));
+        return { outcome: 'restage', reason: `${prepared} or its directory is gone` };
+      case 'not-linkable':
+        this.#copyAlways = true;
+        return { outcome: 'restage', reason: `${prepared} can't be linked to ${final}` };
+      case 'taken':
+        return this.#judgeDuplicate(wal, final);
+    }
+  }
+
+  #infoOf({ wal, facts }: StagedWal): WalFileInfo {
+    return {
+      name: wal.name,
+      size: facts.storedSize,
+      mtime: secondsOfNs(wal.identity.mtimeNs),
+      compression: facts.compression,
+      encryption: facts.digests === null ? null : 'gpg',
+    };
+  }
+
+  /** There is a file of this name already. It is left as it is, whatever comes out. */
+  async #judgeDuplicate(wal: WaitingWal, final: string): Promise<CommitResult> {
+    const incoming = await readOne(wal.path, wal.identity);
+    if (incoming === null) return { outcome: 'restage', reason: `${wal.path} changed` };
+    const comparison = await this.compare(wal.name, incoming.bytes);
+    if (comparison.result === 'different') return { outcome: 'conflict', reason: comparison.reason };
+    const info = comparison.result === 'same' ? await this.describe(wal.name) : null;
+    if (info === null) return { outcome: 'restage', reason: `${final} is gone` };
+    // Whoever stored it may have crashed before its own fsync.
+    await fsyncFile(final);
+    return { outcome: 'already-stored', info };
+  }
+
+  override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
+    const stored = await this.read(name);
+    if (stored === null) return { result: 'absent' };
+    const reason = await differenceOf(name, incoming, stored.bytes, this.#settings.keys, this.#journal);
+    return reason === null ? { result: 'same' } : { result: 'different', reason };
+  }
+
+  override async remove(stored: readonly PreparedWal[], keepSources: boolean): Promise<void> {
+    const removed: string[] = [];
+    for (const { wal, temporary } of stored) {
+      // First the temporary: once the source is gone, no later pass would come by to clean up.
+      if (temporary !== null) await unlinkIfThere(temporary);
+      if (keepSources || !(await this.#isStill(wal))) continue;
+      await unlinkIfThere(wal.path);
+      removed.push(wal.path);
+    }
+    await fsyncParents(removed);
+  }
+
+  /** False when the file changed since it was staged: then it is a new arrival, and waits for the next pass. */
+  async #isStill(wal: WaitingWal): Promise<boolean> {
+    try {
+      return sameIdentity(identityOf(await lstat(wal.path, { bigint: true })), wal.identity);
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return false;
+      throw error;
+    }
+  }
+
+  override async release(prepared: PreparedWal): Promise<WaitingWal> {
+    const { wal, temporary } = prepared;
+    if (temporary !== null) await unlinkIfThere(temporary);
+    if (!wal.claimed || !(await isThere(wal.path))) return wal;
+    const path = join(dirname(wal.path), wal.name);
+    // When the name is taken again, the claim keeps its own, and the next pass takes it first.
+    if (!(await linkUnlessThere(wal.path, path))) return wal;
+    await unlinkIfThere(wal.path);
+    return { ...wal, path, claimed: false };
+  }
+
+  override getFullPath(name: WalName): string {
+    return join(this.#settings.walsDirectory, walDirectory(name), name);
+  }
+
+  override async exists(fullPath: string): Promise<boolean> {
+    try {
+      return await isThere(fullPath);
+    } catch (error) {
+      if (errnoOf(error) === 'ENOTDIR') return false;
+      throw storageError(fullPath, error);
+    }
+  }
+
+  override async read(name: WalName): Promise<StoredWal | null> {
+    const path = this.getFullPath(name);
+    try {
+      const found = await readOne(path);
+      return found === null ? null : { path, bytes: found.bytes, mtime: found.mtime };
+    } catch (error) {
+      throw storageError(path, error);
+    }
+  }
+
+  override async describe(name: WalName): Promise<WalFileInfo | null> {
+    const path = this.getFullPath(name);
+    try {
+      await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+      const stat = await handle.stat({ bigint: true });
+      const { buffer, bytesRead } = await handle.read(Buffer.alloc(RECOGNITION_BYTES), 0, RECOGNITION_BYTES, 0);
+      const format = formatOf(buffer.subarray(0, bytesRead), this.#settings.keys);
+      const compression =
+        format.encryption === null
+          ? this.#spelling(format.compression)
+          : ((await this.#journal.find(name)).at(-1)?.compression ?? this.#settings.compression?.compression ?? null);
+      return {
+        name,
+        size: Number(stat.size),
+        mtime: secondsOfNs(stat.mtimeNs),
+        compression,
+        encryption: format.encryption,
+      };
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return null;
+      throw storageError(path, error);
+    }
+  }
+
+  /** Several names of Barman's stand for one format; the configured one is preferred, as when the file was stored. */
+  #spelling(found: string | null): string | null {
+    const configured = this.#settings.compression?.compression;
+    const sameFormat =
+      (found === 'gzip' && (configured === 'pigz' || configured === 'pygzip')) ||
+      (found === 'bzip2' && configured === 'pybzip2');
+    return sameFormat ? configured : found;
+  }
+
+  override async *list(): AsyncIterable<WalFileInfo> {
+    const root = this.#settings.walsDirectory;
+    const names: WalName[] = [];
+    const entries = await readDirectory(root);
+    for (const entry of entries) if (isWalName(entry) && walDirectory(entry) === '') names.push(entry);
+    for (const directory of entries.filter((entry) => /^[0-9A-Fa-f]{16}$/.test(entry))) {
+      for (const entry of await readDirectory(join(root, directory))) {
+        if (isWalName(entry) && walDirectory(entry) === directory) names.push(entry);
+      }
+    }
+    // By bytes, as the catalogue is sorted: history files stand between the timelines.
+    names.sort((a, b) => (a < b ? -1 : 1));
+    for (const name of names) {
+      const info = await this.describe(name);
+      if (info !== null) yield info;
+    }
+  }
+
+  override async delete(
+    walsToDelete: ReadonlyMap<string, readonly WalFileInfo[]>,
+    onDeleted: (name: WalName) => void = () => {},
+  ): Promise<WalName[]> {
+    const deleted: WalName[] = [];
+    try {
+      for (const wals of walsToDelete.values()) {
+        await this.#deleteDirectory(wals, (name) => {
+          deleted.push(name);
+          onDeleted(name);
+        });
+      }
+    } finally {
+      await this.#journal.forget(new Set(deleted));
+    }
+    return deleted;
+  }
+
+  async #deleteDirectory(wals: readonly WalFileInfo[], onDeleted: (name: WalName) => void): Promise<void> {
+    const directories = new Set<string>();
+    for (const info of wals) {
+      const path = this.getFullPath(info.name);
+      const hook = await this.parts.hooks.before('wal_delete', info, path);
+      if (hook.outcome === 'stop') throw hook.error;
+      let problem: WalwardenError | null = null;
+      try {
+        await unlinkIfThere(path);
+        directories.add(dirname(path));
+        onDeleted(info.name);
+      } catch (error) {
+        problem = storageError(path, error);
+      }
+      await this.parts.hooks.after('wal_delete', info, path, problem?.message);
+      if (problem !== null) throw problem;
+    }
+    for (const directory of directories) {
+      if (!(await isThere(directory))) continue;
+      await fsyncDirectory(directory);
+      if (directory !== this.#settings.walsDirectory) await this.#removeIfEmpty(directory);
+    }
+  }
+
+  /** rmdir(2) takes only what is empty: never a recursive removal in an archive. */
+  async #removeIfEmpty(directory: string): Promise<void> {
+    try {
+      await rmdir(directory);
+      this.#ready.delete(directory);
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOTEMPTY' && errnoOf(error) !== 'EEXIST') throw error;
+    }
+  }
+
+  /** Makes a directory of the archive, and drops what a crash left in it. */
+  async #makeReady(directory: string): Promise<void> {
+    if (this.#ready.has(directory)) return;
+    await mkdir(directory, { recursive: true, mode: DIRECTORY_MODE });
+    for (const entry of await readDirectory(directory)) {
+      const [, name = ''] = LEFTOVER.exec(entry) ?? [];
+      if (isWalName(name)) await unlinkIfThere(join(directory, entry));
+    }
+    this.#ready.add(directory);
+    this.#unsynced.add(directory);
+  }
+
+  async #syncDirectory(directory: string): Promise<void> {
+    await fsyncDirectory(directory);
+    if (!this.#unsynced.has(directory)) return;
+    // Even a directory that was there before may be one whose maker crashed before its fsync.
+    await fsyncDirectory(dirname(directory));
+    this.#unsynced.delete(directory);
+  }
+}
+
+async function readDirectory(path: string): Promise<string[]> {
+  try {
+    return (await readdir(path)).sort();
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    throw storageError(path, error);
+  }
+}
+
+/** The bytes of a file; null when there is none, or another than expected. */
+async function readOne(path: string, expected?: FileIdentity): Promise<{ bytes: Buffer; mtime: number } | null> {
+  try {
+    await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    const stat = await handle.stat({ bigint: true });
+    if (expected !== undefined && !sameIdentity(identityOf(stat), expected)) return null;
+    return { bytes: await handle.readFile(), mtime: secondsOfNs(stat.mtimeNs) };
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+function storageError(path: string, cause: unknown): WalwardenError {
+  if (cause instanceof WalwardenError) return cause;
+  return new WalwardenError('storage', `can't use ${path}: ${messageOf(cause)}`, { cause });
+}

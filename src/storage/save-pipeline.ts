@@ -1,0 +1,285 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import pLimit from 'p-limit';
+import { messageOf, WalwardenError } from '../errors.ts';
+import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
+import type { StageResult } from './staging.ts';
+import type {
+  PreparedWal,
+  SaveOptions,
+  SaveResult,
+  StagedWal,
+  WaitingWal,
+  WalStorageStrategy,
+} from './wal-storage-strategy.ts';
+
+/** Files that share one directory fsync and one catalogue fsync. */
+const GROUP_SIZE = 16;
+/** A group that grows slowly is committed once its first file has waited this long, in milliseconds. */
+const GROUP_AGE = 1_000;
+
+/** A file between its pre hooks and its removal. */
+interface InHand {
+  readonly prepared: PreparedWal;
+  /** Never rejects. */
+  readonly staging: Promise<StageResult>;
+  /** Set once staging has ended, one way or the other. */
+  staged: StageResult | null;
+  /** When that was, in milliseconds of the clock. */
+  stagedAt: number;
+  /** It was staged before, in vain. */
+  readonly again: boolean;
+  /** Set once nothing more but the post hooks and the removal is to be done. */
+  result: SaveResult | null;
+}
+
+/**
+ * The journey of a batch, from the queue to the removal of the sources:
+ *
+ *   claim, pre hooks      one file at a time, in WAL order
+ *   stage                 in parallel, ahead of the commit
+ *   commit                a group, in WAL order, under the catalogue's lock
+ *   catalogue lines       one write and one fsync, under the same lock
+ *   post hooks            one file at a time; before the sources go, so that a crash repeats them and never skips them
+ *   remove                the sources
+ *
+ * A file is yielded after all of that. When going on is useless, what was
+ * prepared is dropped and the reason thrown: every source not yet yielded as
+ * stored is still there.
+ */
+export class SavePipeline {
+  readonly #strategy: WalStorageStrategy;
+  readonly #options: SaveOptions;
+  readonly #expected: number;
+  readonly #window: number;
+  readonly #limit: ReturnType<typeof pLimit>;
+  /** In WAL order. */
+  readonly #inHand: InHand[] = [];
+  /** Why no more files are taken; thrown when those in hand are done. */
+  #stop: unknown = null;
+  /** Nothing more can be stored, not even what is in hand. */
+  #broken = false;
+
+  constructor(strategy: WalStorageStrategy, options: SaveOptions) {
+    this.#strategy = strategy;
+    this.#options = options;
+    this.#expected = options.expected ?? 1;
+    const concurrency = strategy.concurrency(this.#expected);
+    this.#limit = pLimit(concurrency);
+    this.#window = GROUP_SIZE + concurrency;
+  }
+
+  async *run(wals: AsyncIterable<WaitingWal>): AsyncGenerator<SaveResult> {
+    const queue = wals[Symbol.asyncIterator]();
+    let more = true;
+    try {
+      while (!this.#broken) {
+        if (more && this.#inHand.length < this.#window && !this.#isGroupDue()) {
+          more = await this.#take(queue);
+        } else if (this.#inHand.length > 0) {
+          yield* await this.#finishGroup(await this.#nextGroup());
+        } else {
+          break;
+        }
+      }
+    } finally {
+      await queue.return?.();
+      await this.#dropRest();
+    }
+    if (this.#stop !== null) throw this.#stop;
+  }
+
+  get #draining(): boolean {
+    return this.#options.drain?.aborted === true;
+  }
+
+  /** Takes one file from the queue in hand; false when no more are to be taken. */
+  async #take(queue: AsyncIterator<WaitingWal>): Promise<boolean> {
+    if (this.#draining) return false;
+    const next = await queue.next();
+    if (next.done === true) return false;
+    try {
+      const prepared = await this.#strategy.prepare(next.value, { copy: this.#options.skipDelete === true });
+      const hook = await this.#strategy.parts.hooks.before('archive', sourceInfo(prepared.wal), prepared.wal.path);
+      if (hook.outcome === 'continue') {
+        this.#inHand.push(this.#startStaging(prepared, false));
+        return true;
+      }
+      this.#stop = hook.error;
+      await this.#strategy.release(prepared);
+    } catch (error) {
+      this.#stop = error;
+    }
+    return false;
+  }
+
+  #startStaging(prepared: PreparedWal, again: boolean): InHand {
+    const stage = (): StageResult | Promise<StageResult> =>
+      this.#draining
+        ? { outcome: 'changed', reason: 'we were asked to stop' }
+        : this.#strategy.stage(prepared, this.#expected);
+    const staging = this.#limit(stage)
+      .catch((error: unknown): StageResult => ({
+        outcome: 'failed',
+        side: 'destination',
+        reason: messageOf(error),
+        errno: null,
+      }))
+      .then((staged) => {
+        item.staged = staged;
+        item.stagedAt = Date.now();
+        return staged;
+      });
+    const item: InHand = { prepared, staging, staged: null, stagedAt: 0, again, result: null };
+    return item;
+  }
+
+  #isGroupDue(): boolean {
+    const first = this.#inHand[0];
+    return first !== undefined && first.staged !== null && Date.now() - first.stagedAt > GROUP_AGE;
+  }
+
+  /** Takes the next files off hand, all of them staged: a full group, or fewer when the first has waited long enough. */
+  async #nextGroup(): Promise<InHand[]> {
+    const wanted = this.#inHand.slice(0, GROUP_SIZE);
+    await wanted[0]?.staging;
+    const all = Promise.all(wanted.map((item) => item.staging));
+    let timer: NodeJS.Timeout | undefined;
+    const due = new Promise((resolve) => (timer = setTimeout(resolve, GROUP_AGE)));
+    await Promise.race([all, due]);
+    clearTimeout(timer);
+    const unready = wanted.findIndex((item) => item.staged === null);
+    return this.#inHand.splice(0, unready === -1 ? wanted.length : unready);
+  }
+
+  /** Commits a group and ends the journey of its files. What can't be committed (yet) goes back in hand. */
+  async #finishGroup(group: InHand[]): Promise<SaveResult[]> {
+    const toCommit = await this.#judge(group);
+    try {
+      await this.#commit(toCommit);
+    } catch (error) {
+      // What was published without a line is met again as a duplicate, and gets its line then.
+      this.#break(error);
+    }
+    const open = group.findIndex((item) => item.result === null);
+    const done = open === -1 ? group : group.slice(0, open);
+    const rest = group.slice(done.length);
+    if (rest.length > 0 && !this.#broken) await this.#restage(rest);
+    this.#inHand.unshift(...rest);
+
+    const results: SaveResult[] = [];
+    const stored: PreparedWal[] = [];
+    const kept: PreparedWal[] = [];
+    for (const { prepared, result } of done) {
+      if (result === null) continue;
+      const hook = await this.#strategy.parts.hooks.after(
+        'archive',
+        'info' in result ? result.info : sourceInfo(prepared.wal),
+        this.#strategy.getFullPath(prepared.wal.name),
+        'reason' in result ? result.reason : undefined,
+      );
+      // A post script that can't be run stops the pass; the source stays, so that it is called again.
+      if (hook.outcome === 'stop') this.#break(hook.error);
+      if ('reason' in result) {
+        results.push({ ...result, wal: await this.#strategy.release(prepared) });
+      } else {
+        (hook.outcome === 'stop' ? kept : stored).push(prepared);
+        results.push(result);
+      }
+    }
+    await this.#strategy.remove(stored, this.#options.skipDelete === true);
+    await this.#strategy.remove(kept, true);
+    return results;
+  }
+
+  /** Settles the files that can't be stored; returns those that can, up to the first that nothing can be stored after. */
+  async #judge(group: readonly InHand[]): Promise<InHand[]> {
+    const storable: InHand[] = [];
+    for (const item of group) {
+      const { wal } = item.prepared;
+      const { staged } = item;
+      if (staged === null) break;
+      if (staged.outcome === 'failed' && staged.side === 'destination') {
+        this.#break(
+          new WalwardenError('storage', `can't store ${wal.name}: ${staged.reason}`, {
+            hint: 'nothing is lost: the file stays where it is, and the next pass tries again',
+          }),
+        );
+        break;
+      }
+      if (staged.outcome === 'staged') {
+        const foreign =
+          staged.systemIdentifier === null
+            ? null
+            : await this.#strategy.parts.accept(staged.systemIdentifier, staged.majorVersion ?? 0);
+        if (foreign === null) storable.push(item);
+        else item.result = { outcome: 'invalid', wal, reason: foreign };
+      } else {
+        item.result = { outcome: staged.outcome, wal, reason: staged.reason };
+      }
+    }
+    return storable;
+  }
+
+  /** Publishes files and makes their catalogue lines durable, all under the catalogue's lock. */
+  async #commit(items: readonly InHand[]): Promise<void> {
+    if (items.length === 0) return;
+    await this.#strategy.parts.catalogue.withLock(async (lines) => {
+      const group: StagedWal[] = [];
+      for (const { prepared, staged } of items) {
+        if (staged?.outcome === 'staged') group.push({ ...prepared, facts: staged });
+      }
+      const committed = await this.#strategy.commit(group);
+      const infos: WalFileInfo[] = [];
+      for (const result of committed) {
+        if ('info' in result) infos.push(result.info);
+      }
+      await lines.ensure(infos, { thorough: committed.some((result) => result.outcome === 'already-stored') });
+      for (const [index, item] of items.entries()) {
+        const result = committed[index];
+        if (result === undefined || result.outcome === 'restage') break;
+        const { wal } = item.prepared;
+        item.result =
+          'info' in result
+            ? { outcome: result.outcome, wal, info: result.info }
+            : { outcome: 'conflict', wal, reason: result.reason };
+      }
+    });
+  }
+
+  /** What was prepared for the first of these is of no use: once more, without linking the source itself. */
+  async #restage(rest: InHand[]): Promise<void> {
+    const [first] = rest;
+    if (first === undefined) return;
+    if (first.again) {
+      this.#break(
+        new WalwardenError('storage', `can't store ${first.prepared.wal.name}: what is prepared keeps disappearing`),
+      );
+      return;
+    }
+    const wal = await this.#strategy.release(first.prepared);
+    rest[0] = this.#startStaging(await this.#strategy.prepare(wal, { copy: true }), true);
+  }
+
+  #break(error: unknown): void {
+    this.#broken = true;
+    this.#stop ??= error;
+  }
+
+  async #dropRest(): Promise<void> {
+    // Those that still wait for their turn never get it; those that are being staged can't be interrupted.
+    this.#limit.clearQueue();
+    while (this.#limit.activeCount > 0) await delay(5);
+    for (const { prepared } of this.#inHand) await this.#strategy.release(prepared);
+  }
+}
+
+/** A source as hook scripts are told of it. */
+function sourceInfo(wal: WaitingWal): WalFileInfo {
+  return {
+    name: wal.name,
+    size: Number(wal.identity.size),
+    mtime: secondsOfNs(wal.identity.mtimeNs),
+    compression: null,
+    encryption: null,
+  };
+}

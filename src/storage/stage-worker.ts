@@ -1,0 +1,2 @@
+/** The entry of a worker thread: tinypool calls the default export once for each file. */
+export { stageWal as default } from './staging.ts';

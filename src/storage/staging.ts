@@ -1,0 +1,322 @@
+import { createHash } from 'node:crypto';
+import {
+  closeSync,
+  constants,
+  fchmodSync,
+  fstatSync,
+  fsync,
+  futimesSync,
+  openSync,
+  readSync,
+  writeSync,
+} from 'node:fs';
+import { copyFile, open, unlink, type FileHandle } from 'node:fs/promises';
+import type { CompressionSettings, CompressionName } from '../compression/codec.ts';
+import { createCompressor, decompress, recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
+import { encryptGpg } from '../encryption/gpg.ts';
+import { errnoOf, isErrorCode, messageOf } from '../errors.ts';
+import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
+import { judgeContent, judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
+import { MAX_SEGMENT_SIZE, parseWalName, type WalName } from '../wal/wal-name.ts';
+
+/** By these a file is recognised as the one that was looked at before. */
+export interface FileIdentity {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+}
+
+export interface StageTask {
+  readonly name: WalName;
+  readonly source: string;
+  readonly identity: FileIdentity;
+  /** Where the stored bytes are prepared; null leaves the source to be linked as it is. */
+  readonly temporary: string | null;
+  readonly mode: number;
+  readonly compression: CompressionSettings | null;
+  readonly encryption: { readonly keyId: string; readonly homedir?: string } | null;
+}
+
+/** What staging found out; the sizes are in bytes. */
+export interface StagedFacts {
+  readonly outcome: 'staged';
+  readonly storedSize: number;
+  readonly compression: CompressionName | null;
+  /** Of a segment's first page; null for backup labels and history files. */
+  readonly systemIdentifier: bigint | null;
+  readonly majorVersion: number | null;
+  /** SHA-256 of the plain and of the stored bytes, only where the file is encrypted. */
+  readonly digests: { readonly plain: string; readonly stored: string } | null;
+}
+
+export type StageResult =
+  | StagedFacts
+  /** The file is not what its name promises (`invalid`), or not whole yet (`incomplete`). */
+  | { readonly outcome: 'invalid' | 'incomplete'; readonly reason: string }
+  /** The source went away or changed while we read it: a new arrival, for the next pass. */
+  | { readonly outcome: 'changed'; readonly reason: string }
+  /** `source`: this file can't be read, others can. `destination`: nothing more can be stored. */
+  | {
+      readonly outcome: 'failed';
+      readonly side: 'source' | 'destination';
+      readonly reason: string;
+      readonly errno: string | null;
+    };
+
+/** Segments are read into buffers that are used again: a new 16 MiB buffer for each would only be freed when the collector comes by. */
+const freeBuffers: Buffer[] = [];
+
+function takeBuffer(size: number): Buffer {
+  const at = freeBuffers.findIndex((buffer) => buffer.length >= size);
+  const [found] = at === -1 ? [] : freeBuffers.splice(at, 1);
+  return found ?? Buffer.allocUnsafeSlow(Math.max(size, 64 * 1024));
+}
+
+function giveBuffer(buffer: Buffer): void {
+  if (freeBuffers.length < 2) freeBuffers.push(buffer);
+}
+
+export function identityOf(stat: {
+  readonly dev: bigint;
+  readonly ino: bigint;
+  readonly size: bigint;
+  readonly mtimeNs: bigint;
+}): FileIdentity {
+  return { dev: stat.dev, ino: stat.ino, size: stat.size, mtimeNs: stat.mtimeNs };
+}
+
+export function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {
+  return a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs;
+}
+
+class SourceFault extends Error {
+  constructor(cause: unknown) {
+    super(messageOf(cause), { cause });
+  }
+}
+
+/**
+ * Prepares one file for publication, from one open descriptor: read, verify,
+ * compress, encrypt, write `temporary`, fsync. Nothing becomes visible. Runs on
+ * a worker thread or in process; outcomes are values, so that they cross threads.
+ */
+export async function stageWal(task: StageTask): Promise<StageResult> {
+  let fd: number;
+  try {
+    fd = openSync(task.source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    return errnoOf(error) === 'ENOENT'
+      ? { outcome: 'changed', reason: 'it is gone' }
+      : { outcome: 'failed', side: 'source', reason: messageOf(error), errno: errnoOf(error) ?? null };
+  }
+  try {
+    if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
+      return { outcome: 'changed', reason: 'it changed since it was looked at' };
+    }
+    return await stageOpenFile(task, fd);
+  } catch (error) {
+    const side = error instanceof SourceFault ? 'source' : 'destination';
+    const cause = error instanceof SourceFault ? error.cause : error;
+    return { outcome: 'failed', side, reason: messageOf(error), errno: errnoOf(cause) ?? null };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> {
+  const head = readHead(fd);
+  const arrived = recogniseCompression(head, task.compression?.custom?.magic);
+  if (arrived === null && task.compression === null && task.encryption === null) {
+    return stageUntouched(task, fd, head);
+  }
+  if (task.temporary === null) throw new Error('only a file that is stored untouched can do without a temporary');
+
+  const size = Number(task.identity.size);
+  const buffer = takeBuffer(size);
+  try {
+    const content = buffer.subarray(0, size);
+    readFully(fd, content);
+    const opened = await openCompressed(task, content, arrived);
+    if (!Buffer.isBuffer(opened)) return opened;
+    const verdict = judge(task, opened);
+    if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+    // What arrives compressed is stored as it is.
+    const packed =
+      arrived === null && task.compression !== null
+        ? await createCompressor(task.compression).compress(content)
+        : content;
+    const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
+    if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
+      return { outcome: 'changed', reason: 'it changed while it was read' };
+    }
+    await writeTemporary(task, task.temporary, stored);
+    const digests = task.encryption === null ? null : { plain: sha256(opened), stored: sha256(stored) };
+    return facts(verdict, stored.length, arrived ?? task.compression?.compression ?? null, digests);
+  } finally {
+    giveBuffer(buffer);
+  }
+}
+
+/** No compression and no encryption: the bytes need not pass through us, only their head is judged. */
+async function stageUntouched(task: StageTask, fd: number, head: Buffer): Promise<StageResult> {
+  const size = Number(task.identity.size);
+  const parsed = parseWalName(task.name);
+  if (parsed === undefined) return { outcome: 'invalid', reason: 'not the name of a WAL file' };
+  let verdict: Verdict;
+  if (parsed.kind === 'segment' || parsed.kind === 'partial') {
+    verdict = judgeSegment(parsed, head, size);
+  } else {
+    // One byte more than such a file may have is enough to see that it is none.
+    const content = Buffer.alloc(Math.min(size, MAX_TEXT_FILE_SIZE + 1));
+    readFully(fd, content);
+    verdict = judgeTextFile(parsed, content);
+  }
+  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  if (task.temporary === null) {
+    await syncSource(fd, task.mode);
+  } else {
+    await copyToTemporary(task, fd, task.temporary);
+    if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
+      await unlink(task.temporary);
+      return { outcome: 'changed', reason: 'it changed while it was copied' };
+    }
+  }
+  return facts(verdict, size, null, null);
+}
+
+function facts(
+  verdict: Extract<Verdict, { verdict: 'valid' }>,
+  storedSize: number,
+  compression: CompressionName | null,
+  digests: StagedFacts['digests'],
+): StagedFacts {
+  return {
+    outcome: 'staged',
+    storedSize,
+    compression,
+    systemIdentifier: verdict.header?.systemIdentifier ?? null,
+    majorVersion: verdict.header?.majorVersion ?? null,
+    digests,
+  };
+}
+
+function judge(task: StageTask, plain: Buffer): Verdict {
+  const parsed = parseWalName(task.name);
+  return parsed === undefined
+    ? { verdict: 'invalid', reason: 'not the name of a WAL file' }
+    : judgeContent(parsed, plain);
+}
+
+/** The plain bytes, or why a file that arrived compressed gives none. */
+async function openCompressed(
+  task: StageTask,
+  content: Buffer,
+  arrived: CompressionName | null,
+): Promise<Buffer | StageResult> {
+  if (arrived === null) return content;
+  const custom = task.compression?.custom;
+  try {
+    return await decompress(content, arrived, {
+      maxSize: MAX_SEGMENT_SIZE,
+      ...(custom === undefined ? {} : { custom }),
+    });
+  } catch (error) {
+    if (isErrorCode(error, 'incomplete-wal')) return { outcome: 'incomplete', reason: error.message };
+    if (isErrorCode(error, 'damaged')) return { outcome: 'invalid', reason: error.message };
+    throw error;
+  }
+}
+
+export function sha256(data: Uint8Array): string {
+  return createHash('sha256').update(data).digest('hex');
+}
+
+function readHead(fd: number): Buffer {
+  const head = Buffer.alloc(Math.max(LONG_PAGE_HEADER_SIZE, RECOGNITION_BYTES));
+  return head.subarray(0, readAt(fd, head, 0));
+}
+
+function readFully(fd: number, into: Buffer): void {
+  let done = 0;
+  while (done < into.length) {
+    const count = readAt(fd, into.subarray(done), done);
+    if (count === 0) throw new SourceFault(new Error('it became shorter while it was read'));
+    done += count;
+  }
+}
+
+function readAt(fd: number, into: Buffer, position: number): number {
+  try {
+    return readSync(fd, into, 0, into.length, position);
+  } catch (error) {
+    throw new SourceFault(error);
+  }
+}
+
+/** The source itself will be linked into the archive, so its bytes and its mode must be right and durable now. */
+async function syncSource(fd: number, mode: number): Promise<void> {
+  fchmodSync(fd, mode);
+  await fsyncDescriptor(fd);
+}
+
+async function writeTemporary(task: StageTask, path: string, data: Uint8Array): Promise<void> {
+  await withTemporary(path, task.mode, async (handle) => {
+    let done = 0;
+    while (done < data.length) done += writeSync(handle.fd, data, done, data.length - done);
+    await finishTemporary(task, handle);
+  });
+}
+
+async function copyToTemporary(task: StageTask, fd: number, path: string): Promise<void> {
+  // Through the descriptor, so that it is the inode we judged; a reflink where the file system can.
+  await removeLeftover(path, () =>
+    copyFile(`/proc/self/fd/${fd}`, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
+  );
+  const handle = await open(path, 'r+');
+  try {
+    await finishTemporary(task, handle);
+  } catch (error) {
+    await unlink(path);
+    throw error;
+  } finally {
+    await handle.close();
+  }
+}
+
+async function finishTemporary(task: StageTask, handle: FileHandle): Promise<void> {
+  fchmodSync(handle.fd, task.mode);
+  const mtime = Number(task.identity.mtimeNs / 1000n) / 1e6;
+  futimesSync(handle.fd, mtime, mtime);
+  // The one fsync of a stored file. Not the synchronous call: meanwhile this thread compresses the next segment.
+  await handle.sync();
+}
+
+async function withTemporary(path: string, mode: number, fill: (handle: FileHandle) => Promise<void>): Promise<void> {
+  const handle = await removeLeftover(path, () => open(path, 'wx', mode));
+  try {
+    try {
+      await fill(handle);
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    await unlink(path);
+    throw error;
+  }
+}
+
+/** A temporary of this name can only be left over from a crash: we hold the archive-wal lock. */
+async function removeLeftover<T>(path: string, create: () => Promise<T>): Promise<T> {
+  try {
+    return await create();
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw error;
+    await unlink(path);
+    return create();
+  }
+}
+
+function fsyncDescriptor(fd: number): Promise<void> {
+  return new Promise((resolve, reject) => fsync(fd, (error) => (error === null ? resolve() : reject(error))));
+}

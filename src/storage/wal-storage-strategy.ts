@@ -1,0 +1,173 @@
+import type { HookOperation, HookOutcome } from '../hooks/hook-script.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import type { WalName } from '../wal/wal-name.ts';
+import { SavePipeline } from './save-pipeline.ts';
+import type { FileIdentity, StagedFacts, StageResult } from './staging.ts';
+
+/** A file that waits to be archived, as its directory showed it. */
+export interface WaitingWal {
+  readonly name: WalName;
+  /** Where it is now; a claimed file has another name than `name`. */
+  readonly path: string;
+  readonly identity: FileIdentity;
+  /** True once it was renamed so that only we know its name; see the local strategy. */
+  readonly claimed: boolean;
+  /** Its first bytes are those of plain WAL, not of a compressed file. */
+  readonly plain: boolean;
+}
+
+/** What became of a file. All but `stored` and `already-stored` leave the source where it is. */
+export type SaveResult =
+  | { readonly outcome: 'stored' | 'already-stored'; readonly wal: WaitingWal; readonly info: WalFileInfo }
+  | {
+      /**
+       * `conflict`: another content is archived under this name. `invalid`: not
+       * what its name promises. `incomplete`, `changed`: left for a later pass.
+       * `failed`: it can't be read.
+       */
+      readonly outcome: 'conflict' | 'invalid' | 'incomplete' | 'changed' | 'failed';
+      readonly wal: WaitingWal;
+      readonly reason: string;
+    };
+
+export interface SaveOptions {
+  /** Leave the sources where they are, though their copies and lines are durable. */
+  readonly skipDelete?: boolean;
+  /** Files that may be expected, so that nothing is set up for many where one comes. */
+  readonly expected?: number;
+  /** Take no more files; finish those in hand. */
+  readonly drain?: AbortSignal;
+}
+
+/** The part of the catalogue that storing needs: its lock, and lines made durable under it. */
+export interface CatalogueLock {
+  withLock<T>(work: (session: CatalogueLines) => Promise<T>): Promise<T>;
+}
+
+export interface CatalogueLines {
+  /**
+   * Resolves once each of these files has exactly one line that would survive
+   * power loss. `thorough`: some were in the archive before, so their lines may
+   * stand anywhere.
+   */
+  ensure(infos: readonly WalFileInfo[], options?: { readonly thorough?: boolean }): Promise<void>;
+}
+
+/** Runs the hook scripts around one operation on one file. */
+export interface WalHooks {
+  before(operation: HookOperation, wal: WalFileInfo, path: string): Promise<HookOutcome>;
+  after(operation: HookOperation, wal: WalFileInfo, path: string, error?: string): Promise<HookOutcome>;
+}
+
+/** Decides whether a segment belongs to this server: null, or the reason why not. */
+export type AcceptSystem = (systemIdentifier: bigint, majorVersion: number) => Promise<string | null>;
+
+export interface StrategyParts {
+  readonly catalogue: CatalogueLock;
+  readonly hooks: WalHooks;
+  readonly accept: AcceptSystem;
+}
+
+/** A file on its way: claimed or not, with the place where its stored bytes are prepared. */
+export interface PreparedWal {
+  readonly wal: WaitingWal;
+  readonly temporary: string | null;
+}
+
+export interface StagedWal extends PreparedWal {
+  readonly facts: StagedFacts;
+}
+
+/** What publication did. `restage`: what was prepared is of no use (any more); prepare it again, by copying. */
+export type CommitResult =
+  | { readonly outcome: 'stored' | 'already-stored'; readonly info: WalFileInfo }
+  | { readonly outcome: 'conflict'; readonly reason: string }
+  | { readonly outcome: 'restage'; readonly reason: string };
+
+/** `different` also when nobody can tell; the reason says which. */
+export type Comparison =
+  { readonly result: 'absent' | 'same' } | { readonly result: 'different'; readonly reason: string };
+
+/** A stored file as it lies there. */
+export interface StoredWal {
+  readonly path: string;
+  /** The stored bytes: compressed and encrypted as they are. */
+  readonly bytes: Buffer;
+  readonly mtime: number;
+}
+
+/**
+ * Where archived WAL files are kept. The steps are the subclass's; their order,
+ * which is what keeps the data safe, is in {@link SavePipeline}.
+ */
+export abstract class WalStorageStrategy {
+  readonly parts: StrategyParts;
+
+  constructor(parts: StrategyParts) {
+    this.parts = parts;
+  }
+
+  /**
+   * Stores files, in the order given. Each result is yielded once the stored
+   * file and its catalogue line would survive power loss, and never before.
+   * Ends by throwing when nothing more can be stored (destination full, a hook
+   * said stop); what was not yielded is still where it came from.
+   */
+  save(wals: AsyncIterable<WaitingWal>, options: SaveOptions = {}): AsyncGenerator<SaveResult> {
+    return new SavePipeline(this, options).run(wals);
+  }
+
+  /** Files that this storage can stage at the same time. */
+  abstract concurrency(expected: number): number;
+
+  /** Chooses how a file will be stored; may claim it. `copy` keeps the source's inode out of the archive. */
+  abstract prepare(wal: WaitingWal, options: { readonly copy: boolean }): Promise<PreparedWal>;
+
+  /** Everything slow. Nothing becomes visible. */
+  abstract stage(prepared: PreparedWal, expected: number): Promise<StageResult>;
+
+  /**
+   * Publishes a group, in order, under the catalogue's lock; never replaces
+   * anything. Resolves once all of them would survive power loss. Returns a
+   * result for each file up to and including the first `restage`.
+   */
+  abstract commit(group: readonly StagedWal[]): Promise<CommitResult[]>;
+
+  /** After the catalogue lines of a group: drops what was prepared, and, unless they are kept, the sources. */
+  abstract remove(stored: readonly PreparedWal[], keepSources: boolean): Promise<void>;
+
+  /** Instead of `remove`: drops what was prepared and gives the source back under its own name. Returns where it is. */
+  abstract release(prepared: PreparedWal): Promise<WaitingWal>;
+
+  /** The full path or object key of a WAL file. */
+  abstract getFullPath(name: WalName): string;
+
+  /** Is there something at a full path? Throws `storage` when that can't be told. */
+  abstract exists(fullPath: string): Promise<boolean>;
+
+  /** The stored file; null only when it is certainly absent. */
+  abstract read(name: WalName): Promise<StoredWal | null>;
+
+  /**
+   * Compares a file's bytes, as they arrived, with the stored file of that
+   * name: by all their plain bytes, never by size or time.
+   */
+  abstract compare(name: WalName, incoming: Buffer): Promise<Comparison>;
+
+  /** The catalogue's facts of a stored file, from the file itself; null when it is absent. */
+  abstract describe(name: WalName): Promise<WalFileInfo | null>;
+
+  /** All stored files in the order of their names. */
+  abstract list(): AsyncIterable<WalFileInfo>;
+
+  /**
+   * Deletes files, by directory as Barman groups them, with the wal_delete
+   * hooks, one file at a time. Returns the names that are gone; their lines are
+   * the caller's to drop. Throws when one can't be deleted or a hook says stop:
+   * `onDeleted` has told of those that are gone by then.
+   */
+  abstract delete(
+    walsToDelete: ReadonlyMap<string, readonly WalFileInfo[]>,
+    onDeleted?: (name: WalName) => void,
+  ): Promise<WalName[]>;
+}

@@ -1,0 +1,201 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { acquireLock } from '../../src/durable/lock-file.ts';
+import { isErrorCode } from '../../src/errors.ts';
+import { run } from '../support/run.ts';
+import { withTempDir } from '../support/temp-dir.ts';
+import { buildModule } from './build-module.ts';
+
+/** Barman's way, in its language: an exclusive flock(2), then the pid and a newline. */
+const PYTHON_LOCK = `
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+try:
+    fcntl.flock(fd, fcntl.LOCK_EX | (0 if 'wait' in sys.argv else fcntl.LOCK_NB))
+except BlockingIOError:
+    print('busy', flush=True)
+    sys.exit(1)
+os.ftruncate(fd, 0)
+os.write(fd, b'%d\\n' % os.getpid())
+print('locked', flush=True)
+sys.stdin.read()
+`;
+
+async function withPythonLock<T>(path: string, body: (owner: ChildProcess) => Promise<T>): Promise<T> {
+  const owner = spawn('python3', ['-c', PYTHON_LOCK, path], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const ended = once(owner, 'close');
+  try {
+    const [said] = await once(owner.stdout, 'data');
+    expect(String(said)).toContain('locked');
+    return await body(owner);
+  } finally {
+    owner.kill('SIGKILL');
+    await ended;
+  }
+}
+
+const pythonSays = async (path: string): Promise<string> =>
+  (await run('python3', ['-c', PYTHON_LOCK, path], {})).stdout.trim();
+
+test("a lock holds the owner's pid and a newline, and only the owner may read it", async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, '.main-xlogdb.lock');
+    await writeFile(path, 'something longer than a pid\n', { mode: 0o600 });
+    await using lock = await acquireLock(path);
+    expect(lock.path).toBe(path);
+    expect(await readFile(path, 'latin1')).toBe(`${process.pid}\n`);
+  });
+});
+
+test('the file is created with mode 0600, whatever the umask, in a directory that is made, and stays', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'locks', '.main-cron.lock');
+    const before = process.umask(0);
+    try {
+      await (await acquireLock(path))[Symbol.asyncDispose]();
+    } finally {
+      process.umask(before);
+    }
+    expect((await stat(path)).mode & 0o777).toBe(0o600);
+  });
+});
+
+test('who comes second is told at once, with the pid of who has it', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    await using _lock = await acquireLock(path);
+    const error: unknown = await acquireLock(path).catch((reason: unknown) => reason);
+    expect(isErrorCode(error, 'locked')).toBe(true);
+    expect(String(error)).toContain(`${path} is locked by process ${process.pid}`);
+    expect(await readFile(path, 'latin1')).toBe(`${process.pid}\n`);
+  });
+});
+
+test("our lock keeps Python's fcntl.flock out, and letting go lets it in", async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    {
+      await using _lock = await acquireLock(path);
+      expect(await pythonSays(path)).toBe('busy');
+    }
+    expect(await pythonSays(path)).toBe('locked');
+  });
+});
+
+test("Python's fcntl.flock keeps us out, and its pid is told", async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    await withPythonLock(path, async (owner) => {
+      await expect(acquireLock(path)).rejects.toThrow(`${path} is locked by process ${owner.pid}`);
+    });
+    await using _lock = await acquireLock(path);
+  });
+});
+
+test('the lock of a crashed owner is free at once', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    await withPythonLock(path, async (owner) => {
+      owner.kill('SIGKILL');
+      await once(owner, 'exit');
+      await using _lock = await acquireLock(path);
+      expect(await readFile(path, 'latin1')).toBe(`${process.pid}\n`);
+    });
+  });
+});
+
+test('so is our own after SIGKILL', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    const module = await buildModule('src/durable/lock-file.ts', directory);
+    const program = `
+      const { acquireLock } = await import(${JSON.stringify(module)});
+      await acquireLock(${JSON.stringify(path)});
+      console.log('locked');
+      setInterval(() => undefined, 1000);`;
+    const owner = spawn(process.execPath, ['--input-type=module', '-e', program], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const ended = once(owner, 'close');
+    try {
+      await once(owner.stdout, 'data');
+      await expect(acquireLock(path)).rejects.toThrow(`is locked by process ${owner.pid}`);
+    } finally {
+      owner.kill('SIGKILL');
+      await ended;
+    }
+    await using _lock = await acquireLock(path);
+  });
+});
+
+test('a waiting lock is got when the owner lets go, by one after the other', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    let inside = 0;
+    const seen: number[] = [];
+    const enter = async (): Promise<void> => {
+      await using _lock = await acquireLock(path, { wait: true });
+      inside += 1;
+      seen.push(inside);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      inside -= 1;
+    };
+    await withPythonLock(path, async (owner) => {
+      const all = Promise.all(Array.from({ length: 8 }, enter));
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      expect(seen).toEqual([]);
+      owner.stdin?.end();
+      await all;
+    });
+    expect(seen).toEqual(Array.from({ length: 8 }, () => 1));
+  });
+});
+
+test('programs that we start do not inherit the lock', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    const lock = await acquireLock(path);
+    const hook = spawn('sleep', ['60'], { stdio: 'ignore' });
+    const ended = once(hook, 'close');
+    await once(hook, 'spawn');
+    try {
+      await lock[Symbol.asyncDispose]();
+      expect(await pythonSays(path)).toBe('locked');
+    } finally {
+      hook.kill('SIGKILL');
+      await ended;
+    }
+  });
+});
+
+test('what is no lock file is an error that names path and option', async () => {
+  await withTempDir(async (directory) => {
+    const inTheWay = join(directory, 'lock');
+    await mkdir(inTheWay);
+    const error: unknown = await acquireLock(inTheWay).catch((reason: unknown) => reason);
+    expect(isErrorCode(error, 'storage')).toBe(true);
+    expect(error).toMatchObject({ hint: expect.stringContaining('barman_lock_directory') });
+    expect(String(error)).toContain(inTheWay);
+    const file = join(directory, 'file');
+    await writeFile(file, '');
+    await expect(acquireLock(join(file, 'lock'))).rejects.toThrow(/can't open the lock file .*ENOTDIR/);
+  });
+});
+
+test('without the flock program the error says what to install', async () => {
+  await withTempDir(async (directory) => {
+    const path = process.env['PATH'];
+    process.env['PATH'] = directory;
+    try {
+      const error: unknown = await acquireLock(join(directory, 'lock')).catch((reason: unknown) => reason);
+      expect(isErrorCode(error, 'program')).toBe(true);
+      expect(error).toMatchObject({ hint: 'install util-linux' });
+      await chmod(directory, 0o700);
+    } finally {
+      process.env['PATH'] = path;
+    }
+  });
+});
