@@ -4,7 +4,7 @@ import type { CommandContext, Report } from './commands/command.ts';
 import type { CompressionName } from './compression/codec.ts';
 import { formatPlace } from './config/config.ts';
 import { loadConfig } from './config/load.ts';
-import { messageOf, WalwardenError, type ErrorCode } from './errors.ts';
+import { errnoOf, messageOf, WalwardenError, type ErrorCode } from './errors.ts';
 import { createLogger, LOG_LEVELS } from './logging.ts';
 
 interface GlobalOptions {
@@ -80,6 +80,10 @@ function drainOnSignal(execution: Execution): AbortSignal {
 }
 
 function print(globals: GlobalOptions, report: Report): void {
+  // A reader that has seen enough (`| head`) is no failure of ours.
+  process.stdout.on('error', (error) => {
+    if (errnoOf(error) !== 'EPIPE') throw error;
+  });
   if (globals.format === 'json') {
     if (report.json !== undefined) process.stdout.write(`${JSON.stringify(report.json, null, 2)}\n`);
   } else if (globals.quiet !== true) {
@@ -227,8 +231,8 @@ const OUTPUT_COMPRESSIONS: readonly [flags: string, compression: CompressionName
   ['--snappy', 'snappy'],
 ];
 
-function addGetWal(command: (spec: string, description: string) => Command, execute: Execute): void {
-  const getWal = command('get-wal', 'hand out a WAL file, plain and checked, to stdout or into a directory')
+function addGetWal(add: (spec: string, description: string) => Command, execute: Execute): void {
+  const getWal = add('get-wal', 'hand out a WAL file, plain and checked, to stdout or into a directory')
     .option('-o, --output-directory <dir>', 'write it there, under its own name, instead of stdout')
     .option('-k, --keep-compression', 'hand it out as compressed as it is stored')
     .option('-p, --peek <number>', 'print up to so many names, from this one on, that are there', positiveInteger)

@@ -61,9 +61,9 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
 
   const custom = customFilters(server);
   const keys: ReadingKeys = {
-    ...(custom === undefined ? {} : { custom }),
-    ...optional('passphraseCommand', options.encryption_passphrase_command),
-    ...optional('gnupgHome', options.gnupg_home),
+    custom,
+    passphraseCommand: options.encryption_passphrase_command ?? undefined,
+    gnupgHome: options.gnupg_home ?? undefined,
   };
   const catalogue = new Xlogdb({
     path: join(options.xlogdb_directory ?? walsDirectory, `${name}-xlog.db`),
@@ -89,7 +89,7 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
         timeoutMs: options.hook_script_timeout,
         pathPrefix: options.path_prefix === null ? null : options.path_prefix.join(':'),
         logger,
-        ...optional('drain', drain ?? null),
+        drain,
       }),
       accept: (systemIdentifier, majorVersion) => identity.accept(systemIdentifier, majorVersion),
     },
@@ -102,7 +102,7 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
       encryption:
         options.encryption === null || options.encryption_key_id === null
           ? null
-          : { keyId: options.encryption_key_id, ...optional('homedir', options.gnupg_home) },
+          : { keyId: options.encryption_key_id, homedir: options.gnupg_home ?? undefined },
       keys,
       onNoHardLinks: (directory) =>
         logger.warn(
@@ -117,7 +117,7 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
     errors,
     logger,
     incompleteTimeoutMs: options.incomplete_wal_timeout,
-    ...optional('drain', drain ?? null),
+    drain,
   };
   const archivers: WalArchiver[] = [];
   if (options.archiver) {
@@ -125,7 +125,7 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
       new FileWalArchiver(archiverParts, {
         incoming: options.incoming_wals_directory,
         batchSize: options.archiver_batch_size,
-        ...optional('customMagic', custom?.magic ?? null),
+        customMagic: custom?.magic,
       }),
     );
   }
@@ -168,25 +168,20 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
   };
 }
 
-/** Present only when there is a value. */
-function optional<K extends string, T>(key: K, value: T | null): { readonly [P in K]?: T } {
-  return value === null ? {} : ({ [key]: value } as { readonly [P in K]?: T });
-}
-
 function customFilters(server: ServerConfig): CustomFilters | undefined {
   const { custom_compression_filter, custom_decompression_filter, custom_compression_magic } = server.options;
   if (custom_decompression_filter === null && custom_compression_filter === null) return undefined;
   return {
-    ...optional('compress', custom_compression_filter),
-    ...optional('decompress', custom_decompression_filter),
-    ...optional('magic', custom_compression_magic),
+    compress: custom_compression_filter ?? undefined,
+    decompress: custom_decompression_filter ?? undefined,
+    magic: custom_compression_magic ?? undefined,
   };
 }
 
 function compressionSettings(server: ServerConfig, custom: CustomFilters | undefined): CompressionSettings | null {
   const { compression, compression_level } = server.options;
   if (compression === null) return null;
-  return { compression, ...optional('level', compression_level), ...(custom === undefined ? {} : { custom }) };
+  return { compression, level: compression_level ?? undefined, custom };
 }
 
 /**

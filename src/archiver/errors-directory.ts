@@ -2,7 +2,14 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
 import { copyFile, lstat, mkdir, open, readdir, readFile, rename, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { fsyncDirectory, isThere, linkUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import {
+  CANT_LINK,
+  fsyncDirectory,
+  isThere,
+  linkUnlessThere,
+  unlinkIfThere,
+  writeNewFile,
+} from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 
 /** Barman's two ways to say why a file is there. */
@@ -186,8 +193,6 @@ async function moveNoReplace(source: string | Buffer, target: Buffer): Promise<b
   await unlinkIfThere(source);
   return true;
 }
-
-const CANT_LINK = new Set(['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS']);
 
 /** Directories can't be linked; rename(2) replaces an empty one at most. */
 async function moveDirectory(source: string | Buffer, target: Buffer): Promise<boolean> {

@@ -7,7 +7,7 @@ export interface FileWalArchiverSettings {
   /** `archiver_batch_size`; 0 for no limit. */
   readonly batchSize: number;
   /** `custom_compression_magic`. */
-  readonly customMagic?: Uint8Array;
+  readonly customMagic?: Uint8Array | undefined;
 }
 
 /** Archives what PostgreSQL's archive_command (or put-wal) put into the incoming directory. */
@@ -26,11 +26,7 @@ export class FileWalArchiver extends WalArchiver {
   override async getNextBatch(): Promise<WalArchiverQueue> {
     const { names, claims, unknown, ignored } = await listWaiting(this.directory);
     await removeOldTemporaries(this.directory, ignored);
-    const { drain } = this.parts;
-    const options = {
-      ...(this.#customMagic === undefined ? {} : { customMagic: this.#customMagic }),
-      ...(drain === undefined ? {} : { signal: drain }),
-    };
+    const options = { customMagic: this.#customMagic, signal: this.parts.drain };
     return new WalArchiverQueue({
       names,
       // What an interrupted pass claimed is finished first; a new arrival of its name waits for the next pass.

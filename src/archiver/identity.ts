@@ -1,7 +1,6 @@
 import { readFile, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
-import { z } from 'zod';
 import { fsyncDirectory, linkUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
@@ -17,8 +16,6 @@ export interface Identity {
   readonly version: string;
 }
 
-const IdentityFile = z.object({ systemid: z.string().regex(/^\d+$/), version: z.string() });
-
 /** Reads identity.json; null when there is none yet. Throws `storage` when it can't be understood. */
 export async function readIdentity(path: string): Promise<Identity | null> {
   let text: string;
@@ -28,14 +25,27 @@ export async function readIdentity(path: string): Promise<Identity | null> {
     if (errnoOf(error) === 'ENOENT') return null;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
   }
-  try {
-    return IdentityFile.parse(JSON.parse(text));
-  } catch (cause) {
+  const identity = parseIdentity(text);
+  if (identity === null) {
     throw new WalwardenError('storage', `${path} is damaged: expected {"systemid": "<digits>", "version": "<major>"}`, {
-      cause,
       hint: 'put the right system identifier into it (pg_controldata shows it), or remove it to have it found out again',
     });
   }
+  return identity;
+}
+
+function parseIdentity(text: string): Identity | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return null; // no JSON at all
+  }
+  if (typeof value !== 'object' || value === null || !('systemid' in value) || !('version' in value)) return null;
+  const { systemid, version } = value;
+  return typeof systemid === 'string' && /^\d+$/.test(systemid) && typeof version === 'string'
+    ? { systemid, version }
+    : null;
 }
 
 /** Writes identity.json as Barman does, unless somebody was quicker; resolves to what stands there then. */
@@ -139,7 +149,7 @@ export async function newestHeader(
     newest.push(name);
     if (newest.length > 5) newest.shift();
   }
-  for (const name of newest.reverse()) {
+  for (const name of newest.toReversed()) {
     try {
       const stored = await strategy.read(name);
       if (stored === null) continue;

@@ -33,9 +33,9 @@ export interface InspectOptions {
   /** Look at the claim of that name. */
   readonly claimed?: boolean;
   /** `custom_compression_magic`. */
-  readonly customMagic?: Uint8Array;
+  readonly customMagic?: Uint8Array | undefined;
   /** Cuts the wait for a file to settle short. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 // basic_archive (PostgreSQL 15+, contrib/basic_archive) writes under this name first.

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { messageOf } from '../errors.ts';
 import type { SaveResult, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { isWalName } from '../wal/wal-name.ts';
 import type { ErrorsDirectory } from './errors-directory.ts';
 import type { PassedOver, WalArchiverQueue } from './wal-archiver-queue.ts';
 
@@ -14,7 +15,7 @@ export interface WalArchiverParts {
   /** After so many milliseconds without a change, an incomplete file is told. */
   readonly incompleteTimeoutMs: number;
   /** Take no more files; finish those in hand. */
-  readonly drain?: AbortSignal;
+  readonly drain?: AbortSignal | undefined;
 }
 
 /** A file that was not archived. */
@@ -79,15 +80,19 @@ export abstract class WalArchiver {
       logger.debug({ server, archiver: this.name }, `nothing waits in ${this.directory}`);
     }
     try {
-      const options = { expected: batch.runSize, ...(drain === undefined ? {} : { drain }) };
-      for await (const result of strategy.save(batch, options)) await this.#conclude(result, summary);
+      for await (const result of strategy.save(batch, { expected: batch.runSize, drain })) {
+        await this.#conclude(result, summary);
+      }
     } finally {
       // Also after a failure, so that the log tells of them.
       for (const found of batch.failed) this.#fail(found.entry, found.reason, summary);
       for (const found of batch.incomplete) this.#leaveIncomplete(found, summary);
     }
     for (const found of batch.errors) await this.#moveUnknown(found, summary);
-    summary.waiting = batch.totalSize - summary.archived.length - summary.duplicates.length - summary.conflicts.length;
+    const moved = [...summary.conflicts, ...summary.unknown].filter(
+      ({ name, movedTo }) => isWalName(name) && movedTo !== null,
+    );
+    summary.waiting = batch.totalSize - summary.archived.length - summary.duplicates.length - moved.length;
     return summary;
   }
 

@@ -90,7 +90,10 @@ async function openFound(keys: ReadingKeys, name: WalName, path: string, bytes: 
     return { name, path, decrypted, plain };
   } catch (error) {
     if (!(error instanceof WalwardenError)) throw error;
-    throw new WalwardenError(error.code, `${path} can't be used: ${error.message}`, { cause: error });
+    throw new WalwardenError(error.code, `${path} can't be used: ${error.message}`, {
+      cause: error,
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
   }
 }
 

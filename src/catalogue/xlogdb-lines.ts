@@ -80,17 +80,22 @@ export async function* readLines(handle: FileHandle, end: number): AsyncGenerato
   }
 }
 
+/** True when the file doesn't end with a newline: a crash tore its last line, or left a hole of zero bytes. */
+export async function isTorn(handle: FileHandle, size: number): Promise<boolean> {
+  if (size === 0) return false;
+  const { buffer } = await handle.read(Buffer.alloc(1), 0, 1, size - 1);
+  return buffer[0] !== NEWLINE;
+}
+
 /** The end of the catalogue, which is all that an append has to know. */
 export interface XlogdbTail {
-  /** True when the file doesn't end with a newline: a crash tore the last line, or left a hole of zero bytes. */
-  readonly torn: boolean;
   /** The last lines, in the order of the file. */
   readonly lines: readonly WalFileInfo[];
   /** True when {@link lines} are all that there are. */
   readonly whole: boolean;
 }
 
-/** Reads the last lines of a catalogue of `size` bytes; the cost doesn't depend on the size. */
+/** Reads the last lines of a catalogue of `size` bytes that isn't torn; the cost doesn't depend on the size. */
 export async function readTail(handle: FileHandle, size: number): Promise<XlogdbTail> {
   const start = Math.max(0, size - TAIL);
   const buffer = Buffer.allocUnsafe(size - start);
@@ -101,9 +106,9 @@ export async function readTail(handle: FileHandle, size: number): Promise<Xlogdb
     filled += bytesRead;
   }
   const texts = buffer.toString('latin1', 0, filled).split('\n');
-  const torn = texts.pop() !== '';
+  texts.pop();
   // The first one may be the rest of a line that begins before the tail.
   const whole = start === 0;
   const lines = (whole ? texts : texts.slice(1)).map(readXlogdbLine).filter((info) => info !== undefined);
-  return { torn, lines, whole };
+  return { lines, whole };
 }

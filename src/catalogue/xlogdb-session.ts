@@ -6,7 +6,7 @@ import { errnoOf, messageOf } from '../errors.ts';
 import { toXlogdbLine, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { catalogueError, createFile, openCatalogue, TextWriter } from './xlogdb-file.ts';
-import { namesIn, readLines, readTail } from './xlogdb-lines.ts';
+import { isTorn, namesIn, readLines, readTail } from './xlogdb-lines.ts';
 import {
   lineOf,
   mergeLines,
@@ -172,7 +172,7 @@ export class LockedXlogdb implements XlogdbSession, AsyncDisposable {
   }
 
   async #heal(): Promise<void> {
-    if (this.#handle === undefined || !(await readTail(this.#handle, this.#size)).torn) return;
+    if (this.#handle === undefined || !(await isTorn(this.#handle, this.#size))) return;
     const seen = await survey(this.#source(), NOBODY);
     const text = seen.unended?.text ?? '';
     this.#options.logger.warn(
@@ -242,10 +242,11 @@ export class LockedXlogdb implements XlogdbSession, AsyncDisposable {
     if (handle === undefined) return this.#ensureByReading(wanted);
     const sorted = [...fresh].sort((a, b) => (a.name < b.name ? -1 : 1));
     const data = Buffer.from(sorted.map(toXlogdbLine).join(''), 'latin1');
+    const before = { inode: this.#inode, size: this.#size };
     try {
       await writeFully(handle, data);
     } catch (error) {
-      await this.#cutBack();
+      await this.#cutBack(before);
       throw error;
     }
     try {
@@ -260,7 +261,7 @@ export class LockedXlogdb implements XlogdbSession, AsyncDisposable {
         // #size still is the old one: what this write added comes from `wanted`.
         await this.#ensureByReading(wanted);
       } catch (again) {
-        await this.#cutBack();
+        await this.#cutBack(before);
         throw again;
       }
       return;
@@ -270,9 +271,12 @@ export class LockedXlogdb implements XlogdbSession, AsyncDisposable {
   }
 
   /** Takes back what a failed append left: a line whose fsync failed must not be found, and believed, later. */
-  async #cutBack(): Promise<void> {
+  async #cutBack(before: { readonly inode: bigint; readonly size: number }): Promise<void> {
+    // Another inode: it was written anew after all, only the fsync of its name failed.
+    if (this.#inode !== before.inode) return;
+    this.#size = before.size;
     try {
-      await this.#handle?.truncate(this.#size);
+      await this.#handle?.truncate(before.size);
     } catch (error) {
       // The disk is failing; the error that brought us here is the one to tell. A torn line is healed at the next lock.
       if (errnoOf(error) === undefined) throw error;

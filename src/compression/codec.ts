@@ -18,16 +18,16 @@ export type CompressionName = (typeof COMPRESSION_NAMES)[number];
 export interface CompressionSettings {
   readonly compression: CompressionName;
   /** An integer, clipped to the algorithm's range, or a word; the algorithm's `medium` when absent. */
-  readonly level?: number | 'low' | 'medium' | 'high';
+  readonly level?: number | 'low' | 'medium' | 'high' | undefined;
   /** Shell filters and magic bytes of `custom`. */
-  readonly custom?: CustomFilters;
+  readonly custom?: CustomFilters | undefined;
 }
 
 export interface CustomFilters {
-  readonly compress?: string;
-  readonly decompress?: string;
+  readonly compress?: string | undefined;
+  readonly decompress?: string | undefined;
   /** Leading bytes by which a stored file is recognised. */
-  readonly magic?: Uint8Array;
+  readonly magic?: Uint8Array | undefined;
 }
 
 /** Compresses one file after the other with the same settings; keeps what its codec can use again, so keep it. */

@@ -109,7 +109,7 @@ export function reasonIn(messages: string): string {
   const line = messages.split(/[\n\r]/).find((text) => text.trim() !== '') ?? '';
   return line
     .trim()
-    .replace(/^\w+: (\(stdin\):? )?/, '')
+    .replace(/^[a-z0-9]+: (\(stdin\):? )?/, '')
     .replace(/[ .;:]+$/, '')
     .slice(0, 300);
 }
@@ -191,7 +191,9 @@ function kill(child: ChildProcess, command: Command): void {
     try {
       process.kill(-child.pid, 'SIGKILL');
     } catch (error) {
-      if (errnoOf(error) !== 'ESRCH') throw error;
+      // Gone already, or run as another user by now (sudo): its pipes, closed below, are all that we can take away.
+      const errno = errnoOf(error);
+      if (errno !== 'ESRCH' && errno !== 'EPERM') throw error;
     }
   } else {
     child.kill('SIGKILL');

@@ -30,6 +30,7 @@ export const ZSTD: Codec = {
     const zstd = await loadBinding();
     const target = scratchFor(zstd.compressBound(data.length));
     const size = contextFor(zstd, level).compress2(target, data);
+    // A copy: the caller still holds this result, writing or encrypting it, when the next file overwrites the scratch.
     return Buffer.from(target.subarray(0, size));
   },
   decompress: unzstd,

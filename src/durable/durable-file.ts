@@ -61,6 +61,9 @@ export async function unlinkIfThere(path: string | Buffer): Promise<boolean> {
   }
 }
 
+/** What link(2) says where this link, or any, is impossible: another file system, a policy, no hard links at all. */
+export const CANT_LINK: ReadonlySet<string> = new Set(['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS']);
+
 /** link(2), which decides a race: false when the new name was taken. Never replaces anything. */
 export async function linkUnlessThere(from: string | Buffer, to: string | Buffer): Promise<boolean> {
   try {

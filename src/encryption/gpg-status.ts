@@ -7,7 +7,8 @@ export interface GpgStatus {
   readonly failure: DecryptionFailure | null;
   /** Ids of the keys that the message is for. */
   readonly encryptedTo: readonly string[];
-  readonly invalidRecipient: { readonly reason: string } | null;
+  /** The key to encrypt to is not there, or there but expired, revoked or for signatures only. */
+  readonly invalidRecipient: 'not-found' | 'not-usable' | null;
   /** The line meant for people that tells most; empty when there is none. */
   readonly message: string;
 }
@@ -32,12 +33,13 @@ export function readGpgStatus(messages: string): GpgStatus {
     if (keyword !== undefined) facts.set(keyword, [...(facts.get(keyword) ?? []), value]);
   }
   const told = lines.filter((line) => line.startsWith('gpg: ')).map((line) => line.slice('gpg: '.length));
-  const skipped = told.find((line) => line.includes('skipped: '));
+  // Its reason codes don't tell, nor does the text: "no public key" is said of an expired one as well.
+  const invalidRecipient = facts.has('KEY_CONSIDERED') ? 'not-usable' : 'not-found';
   return {
     decryptionOkay: facts.has('DECRYPTION_OKAY') && !facts.has('DECRYPTION_FAILED') && !facts.has('BADMDC'),
     failure: failureIn(facts),
     encryptedTo: (facts.get('ENC_TO') ?? []).map((value) => value.split(' ')[0] ?? ''),
-    invalidRecipient: facts.has('INV_RECP') ? { reason: skipped?.split('skipped: ')[1] ?? 'unknown reason' } : null,
+    invalidRecipient: facts.has('INV_RECP') ? invalidRecipient : null,
     message: told.find((line) => !PREAMBLE.test(line)) ?? '',
   };
 }

@@ -44,10 +44,11 @@ export async function encryptGpg(data: Uint8Array, options: EncryptOptions): Pro
   const maxOutput = maxCompressedSize(data.length);
   const end = await runFilter(command, data, { maxOutput, env: plainEnvironment(), signal });
   const status = readGpgStatus(end.messages);
-  const recipient = status.invalidRecipient;
-  if (recipient !== null) {
-    const why =
-      recipient.reason === 'No public key' ? 'is not found in the keyring' : `can't be used: ${recipient.reason}`;
+  if (status.invalidRecipient !== null) {
+    const why = {
+      'not-found': 'is not found in the keyring',
+      'not-usable': "can't be used: it has expired, was revoked, or is not made for encryption",
+    }[status.invalidRecipient];
     throw new WalwardenError('program', `encryption key ${JSON.stringify(keyId)} ${why}${whose(homedir)}`, {
       hint: `look at "gpg ${homedirArgs(homedir, '--list-keys').join(' ')}" as user ${userName()}`,
     });

@@ -9,7 +9,7 @@ export interface WalHookSettings {
   readonly timeoutMs: number | null;
   readonly pathPrefix: string | null;
   readonly logger: Logger;
-  readonly drain?: AbortSignal;
+  readonly drain?: AbortSignal | undefined;
 }
 
 /** The Barman release whose hook scripts ours are compatible with; scripts compare BARMAN_VERSION. */

@@ -40,7 +40,7 @@ export interface LocalStorageSettings {
   /** Worker threads for staging; 0 stages in process. */
   readonly workers: number;
   readonly compression: CompressionSettings | null;
-  readonly encryption: { readonly keyId: string; readonly homedir?: string } | null;
+  readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
   readonly keys: ReadingKeys;
   /** Told once, when the file system turns out to have no hard links. */
   readonly onNoHardLinks: (directory: string) => void;

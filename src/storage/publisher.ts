@@ -1,6 +1,6 @@
 import { link, lstat, open, rename, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { isThere, unlinkIfThere } from '../durable/durable-file.ts';
+import { CANT_LINK, isThere, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf } from '../errors.ts';
 
 export type Published =
@@ -27,25 +27,15 @@ export function createPublisher(onNoHardLinks: (directory: string) => void): Pub
       await link(prepared, final);
       return 'published';
     } catch (error) {
-      switch (errnoOf(error)) {
-        case 'EEXIST':
-          return 'taken';
-        case 'ENOENT':
-          return 'gone';
-        case 'EXDEV':
-        case 'EPERM':
-        case 'EMLINK':
-        case 'ENOTSUP':
-        case 'EOPNOTSUPP':
-        case 'ENOSYS':
-          if (!own) return 'not-linkable';
-          if (await linksWork(dirname(final))) throw error;
-          hardLinks = false;
-          onNoHardLinks(dirname(final));
-          return publishByRename(prepared, final);
-        default:
-          throw error;
-      }
+      const errno = errnoOf(error) ?? '';
+      if (errno === 'EEXIST') return 'taken';
+      if (errno === 'ENOENT') return 'gone';
+      if (!CANT_LINK.has(errno)) throw error;
+      if (!own) return 'not-linkable';
+      if (await linksWork(dirname(final))) throw error;
+      hardLinks = false;
+      onNoHardLinks(dirname(final));
+      return publishByRename(prepared, final);
     }
   }
   return { publish };

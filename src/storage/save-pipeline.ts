@@ -104,8 +104,9 @@ export class SavePipeline {
         this.#inHand.push(this.#startStaging(prepared, false));
         return true;
       }
-      this.#stop = hook.error;
       await this.#strategy.release(prepared);
+      // Being asked to stop is no failure: what is in hand is finished, and the rest waits.
+      if (hook.error.code !== 'aborted') this.#stop = hook.error;
     } catch (error) {
       this.#stop = error;
     }

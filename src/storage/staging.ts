@@ -11,6 +11,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { copyFile, open, unlink, type FileHandle } from 'node:fs/promises';
+import pLimit from 'p-limit';
 import type { CompressionSettings, CompressionName } from '../compression/codec.ts';
 import { createCompressor, decompress, recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
@@ -18,6 +19,7 @@ import { errnoOf, isErrorCode, messageOf } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeContent, judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName, type WalName } from '../wal/wal-name.ts';
+import { collectGarbage } from './collect-garbage.ts';
 
 /** By these a file is recognised as the one that was looked at before. */
 export interface FileIdentity {
@@ -35,7 +37,7 @@ export interface StageTask {
   readonly temporary: string | null;
   readonly mode: number;
   readonly compression: CompressionSettings | null;
-  readonly encryption: { readonly keyId: string; readonly homedir?: string } | null;
+  readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
 }
 
 /** What staging found out; the sizes are in bytes. */
@@ -64,17 +66,19 @@ export type StageResult =
       readonly errno: string | null;
     };
 
-/** Segments are read into buffers that are used again: a new 16 MiB buffer for each would only be freed when the collector comes by. */
-const freeBuffers: Buffer[] = [];
+/**
+ * What one thread does with bytes in memory, it does for one file at a time:
+ * the buffers below are used again, and codecs use theirs again. Meanwhile
+ * another file may be fsynced.
+ */
+const turn = pLimit(1);
 
-function takeBuffer(size: number): Buffer {
-  const at = freeBuffers.findIndex((buffer) => buffer.length >= size);
-  const [found] = at === -1 ? [] : freeBuffers.splice(at, 1);
-  return found ?? Buffer.allocUnsafeSlow(Math.max(size, 64 * 1024));
-}
+let readBuffer: Buffer = Buffer.alloc(0);
 
-function giveBuffer(buffer: Buffer): void {
-  if (freeBuffers.length < 2) freeBuffers.push(buffer);
+/** A buffer for a whole file. A new one for each would only be freed when the collector comes by. */
+function bufferFor(size: number): Buffer {
+  if (readBuffer.length < size) readBuffer = Buffer.allocUnsafeSlow(size);
+  return readBuffer.subarray(0, size);
 }
 
 export function identityOf(stat: {
@@ -132,30 +136,39 @@ async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> 
   }
   if (task.temporary === null) throw new Error('only a file that is stored untouched can do without a temporary');
 
-  const size = Number(task.identity.size);
-  const buffer = takeBuffer(size);
-  try {
-    const content = buffer.subarray(0, size);
-    readFully(fd, content);
-    const opened = await openCompressed(task, content, arrived);
-    if (!Buffer.isBuffer(opened)) return opened;
-    const verdict = judge(task, opened);
-    if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
-    // What arrives compressed is stored as it is.
-    const packed =
-      arrived === null && task.compression !== null
-        ? await createCompressor(task.compression).compress(content)
-        : content;
-    const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
-    if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
-      return { outcome: 'changed', reason: 'it changed while it was read' };
-    }
-    await writeTemporary(task, task.temporary, stored);
-    const digests = task.encryption === null ? null : { plain: sha256(opened), stored: sha256(stored) };
-    return facts(verdict, stored.length, arrived ?? task.compression?.compression ?? null, digests);
-  } finally {
-    giveBuffer(buffer);
+  const prepared = await turn(() => transform(task, task.temporary ?? '', fd, arrived));
+  if (!('temporary' in prepared)) return prepared;
+  await finishTemporary(task, prepared.temporary);
+  return prepared.facts;
+}
+
+/** Everything up to the fsync of the temporary; the handle is the caller's to close. */
+async function transform(
+  task: StageTask,
+  temporary: string,
+  fd: number,
+  arrived: CompressionName | null,
+): Promise<StageResult | { readonly temporary: FileHandle; readonly facts: StagedFacts }> {
+  const content = bufferFor(Number(task.identity.size));
+  readFully(fd, content);
+  const opened = await openCompressed(task, content, arrived);
+  if (!Buffer.isBuffer(opened)) return opened;
+  const verdict = judge(task, opened);
+  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  // What arrives compressed is stored as it is.
+  const compression = arrived === null ? task.compression : null;
+  const packed = compression === null ? content : await createCompressor(compression).compress(content);
+  const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
+  const digests = task.encryption === null ? null : { plain: sha256(opened), stored: sha256(stored) };
+  if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
+    return { outcome: 'changed', reason: 'it changed while it was read' };
   }
+  const handle = await writeTemporary(temporary, task.mode, stored);
+  collectGarbage(content.length);
+  return {
+    temporary: handle,
+    facts: facts(verdict, stored.length, arrived ?? compression?.compression ?? null, digests),
+  };
 }
 
 /** No compression and no encryption: the bytes need not pass through us, only their head is judged. */
@@ -215,12 +228,8 @@ async function openCompressed(
   arrived: CompressionName | null,
 ): Promise<Buffer | StageResult> {
   if (arrived === null) return content;
-  const custom = task.compression?.custom;
   try {
-    return await decompress(content, arrived, {
-      maxSize: MAX_SEGMENT_SIZE,
-      ...(custom === undefined ? {} : { custom }),
-    });
+    return await decompress(content, arrived, { maxSize: MAX_SEGMENT_SIZE, custom: task.compression?.custom });
   } catch (error) {
     if (isErrorCode(error, 'incomplete-wal')) return { outcome: 'incomplete', reason: error.message };
     if (isErrorCode(error, 'damaged')) return { outcome: 'invalid', reason: error.message };
@@ -260,12 +269,17 @@ async function syncSource(fd: number, mode: number): Promise<void> {
   await fsyncDescriptor(fd);
 }
 
-async function writeTemporary(task: StageTask, path: string, data: Uint8Array): Promise<void> {
-  await withTemporary(path, task.mode, async (handle) => {
+async function writeTemporary(path: string, mode: number, data: Uint8Array): Promise<FileHandle> {
+  const handle = await removeLeftover(path, () => open(path, 'wx', mode));
+  try {
     let done = 0;
     while (done < data.length) done += writeSync(handle.fd, data, done, data.length - done);
-    await finishTemporary(task, handle);
-  });
+    return handle;
+  } catch (error) {
+    await handle.close();
+    await unlink(path);
+    throw error;
+  }
 }
 
 async function copyToTemporary(task: StageTask, fd: number, path: string): Promise<void> {
@@ -273,35 +287,23 @@ async function copyToTemporary(task: StageTask, fd: number, path: string): Promi
   await removeLeftover(path, () =>
     copyFile(`/proc/self/fd/${fd}`, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
   );
-  const handle = await open(path, 'r+');
-  try {
-    await finishTemporary(task, handle);
-  } catch (error) {
-    await unlink(path);
-    throw error;
-  } finally {
-    await handle.close();
-  }
+  await finishTemporary(task, await open(path, 'r+'));
 }
 
+/** Mode, time, and the one fsync of a stored file. On failure the temporary is gone. */
 async function finishTemporary(task: StageTask, handle: FileHandle): Promise<void> {
-  fchmodSync(handle.fd, task.mode);
-  const mtime = Number(task.identity.mtimeNs / 1000n) / 1e6;
-  futimesSync(handle.fd, mtime, mtime);
-  // The one fsync of a stored file. Not the synchronous call: meanwhile this thread compresses the next segment.
-  await handle.sync();
-}
-
-async function withTemporary(path: string, mode: number, fill: (handle: FileHandle) => Promise<void>): Promise<void> {
-  const handle = await removeLeftover(path, () => open(path, 'wx', mode));
   try {
     try {
-      await fill(handle);
+      fchmodSync(handle.fd, task.mode);
+      const mtime = Number(task.identity.mtimeNs / 1000n) / 1e6;
+      futimesSync(handle.fd, mtime, mtime);
+      // Not the synchronous call: meanwhile this thread compresses the next file.
+      await handle.sync();
     } finally {
       await handle.close();
     }
   } catch (error) {
-    await unlink(path);
+    if (task.temporary !== null) await unlink(task.temporary);
     throw error;
   }
 }

@@ -6,9 +6,9 @@ import { MAX_SEGMENT_SIZE } from '../wal/wal-name.ts';
 
 /** What is needed to read stored bytes back. */
 export interface ReadingKeys {
-  readonly custom?: CustomFilters;
-  readonly passphraseCommand?: string;
-  readonly gnupgHome?: string;
+  readonly custom?: CustomFilters | undefined;
+  readonly passphraseCommand?: string | undefined;
+  readonly gnupgHome?: string | undefined;
 }
 
 export interface StoredFormat {
@@ -27,8 +27,8 @@ export async function decrypt(bytes: Buffer, keys: ReadingKeys): Promise<Buffer>
   if (!isGpgEncrypted(bytes)) return bytes;
   return decryptGpg(bytes, {
     maxSize: 2 * MAX_SEGMENT_SIZE,
-    ...(keys.passphraseCommand === undefined ? {} : { passphraseCommand: keys.passphraseCommand }),
-    ...(keys.gnupgHome === undefined ? {} : { homedir: keys.gnupgHome }),
+    passphraseCommand: keys.passphraseCommand,
+    homedir: keys.gnupgHome,
   });
 }
 
@@ -37,10 +37,7 @@ export async function decompressStored(bytes: Buffer, keys: ReadingKeys): Promis
   const compression = recogniseCompression(bytes, keys.custom?.magic);
   if (compression === null) return bytes;
   try {
-    return await decompress(bytes, compression, {
-      maxSize: MAX_SEGMENT_SIZE,
-      ...(keys.custom === undefined ? {} : { custom: keys.custom }),
-    });
+    return await decompress(bytes, compression, { maxSize: MAX_SEGMENT_SIZE, custom: keys.custom });
   } catch (error) {
     if (error instanceof WalwardenError && error.code === 'incomplete-wal') {
       throw new WalwardenError('damaged', error.message, { cause: error });

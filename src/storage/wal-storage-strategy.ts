@@ -36,7 +36,7 @@ export interface SaveOptions {
   /** Files that may be expected, so that nothing is set up for many where one comes. */
   readonly expected?: number;
   /** Take no more files; finish those in hand. */
-  readonly drain?: AbortSignal;
+  readonly drain?: AbortSignal | undefined;
 }
 
 /** The part of the catalogue that storing needs: its lock, and lines made durable under it. */

@@ -20,6 +20,8 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** false: initdb only; `start()` is the caller's. */
   readonly start?: boolean;
+  /** Instead of a temporary directory; others must be able to traverse it, and it is the caller's to remove. */
+  readonly directory?: string;
 }
 
 export interface RestoreOptions {
@@ -34,7 +36,7 @@ export interface RestoreOptions {
  * that it started is gone when this ends.
  */
 export async function withPostgres<T>(options: PostgresOptions, body: (pg: TestPostgres) => Promise<T>): Promise<T> {
-  return withTempDir(async (directory) => {
+  const work = async (directory: string): Promise<T> => {
     const owner = serverUser();
     const programs = await reachablePrograms(findPostgres(), owner, directory);
     const site: Site = { directory, owner, programs, servers: [] };
@@ -45,7 +47,8 @@ export async function withPostgres<T>(options: PostgresOptions, body: (pg: TestP
     } finally {
       for (const server of site.servers) await server.dispose();
     }
-  });
+  };
+  return options.directory === undefined ? withTempDir(work) : work(options.directory);
 }
 
 /** What the servers of one {@link withPostgres} share. */

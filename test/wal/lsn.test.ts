@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { formatLsn, parseLsn } from '../../src/wal/lsn.ts';
 

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { parseXlogdbLine, readXlogdbLine, secondsOfNs, toXlogdbLine } from '../../src/wal/wal-file-info.ts';
 import { walName } from '../../src/wal/wal-name.ts';

@@ -1,4 +1,4 @@
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { WalFileInfo } from '../../src/wal/wal-file-info.ts';
 import { segmentName, walName } from '../../src/wal/wal-name.ts';
