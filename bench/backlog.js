@@ -34,7 +34,7 @@ export async function benchBacklog(corpus, options) {
       fs.renameSync(waiting, incoming);
       await settle();
       say(`backlog: ${contender.name}`);
-      results.push(await drain(contender.name, site));
+      results.push(await drain(contender.name, site, fs.readdirSync(incoming).toSorted()[0] ?? ''));
       fs.renameSync(incoming, waiting);
     }
     report(results, options.files);
@@ -67,8 +67,8 @@ function makeBacklog(corpus, directory, files) {
   }
 }
 
-/** @param {string} name @param {import('./contenders.js').Site} site @returns {Promise<Drained>} */
-async function drain(name, site) {
+/** @param {string} name @param {import('./contenders.js').Site} site @param {string} first */
+async function drain(name, site, first) {
   const mark = `${process.pid}-${name}`;
   const watch = watchRss(mark);
   const started = performance.now();
@@ -79,9 +79,10 @@ async function drain(name, site) {
     { onStart: (child) => (pid = child) },
   );
   const over = ended.then(() => (state.running = false));
+  const firstStored = path.join(site.stored, first.slice(0, 16), first);
   let firstMs;
   while (state.running && performance.now() - started < PATIENCE_MS) {
-    if (hasFirst(site.stored)) {
+    if (fs.existsSync(firstStored)) {
       firstMs = performance.now() - started;
       break;
     }
@@ -96,12 +97,6 @@ async function drain(name, site) {
   const archived = storedWals(site.stored).length;
   const base = { name, rss, archived, stopMs: performance.now() - stopping, status: String(signal ?? status), idle };
   return firstMs === undefined ? base : { ...base, firstMs };
-}
-
-/** The first file has its final name. @param {string} wals */
-function hasFirst(wals) {
-  const directory = path.join(wals, '0000000100000000');
-  return fs.existsSync(path.join(directory, '000000010000000000000001'));
 }
 
 /** @param {Drained[]} results @param {number} files */

@@ -220,6 +220,8 @@ async function sayWhereEverythingIs(
     narrator.say('\nAll of it is being removed. To look around in it: npm run demo -- --keep');
     return;
   }
+  // We opened it; PostgreSQL's user will want to write on.
+  await restored.giveToServer(restored.logFile);
   const { bin, complete } = restored.programs;
   narrator.say('\nBoth servers are stopped. To start the second one again, use it and stop it:');
   const pgCtl = `${archive.asUser}${join(bin, 'pg_ctl')} -D ${restored.dataDir}`;

@@ -110,6 +110,12 @@ function positiveInteger(text: string): number {
   return Number(text);
 }
 
+function logLevel(text: string): string {
+  const level = text.toUpperCase();
+  if (!LOG_LEVELS.includes(level)) throw new InvalidArgumentError(`expected one of ${LOG_LEVELS.join(', ')}.`);
+  return level;
+}
+
 function exitStatus(text: string): number {
   if (!/^\d{1,3}$/.test(text) || Number(text) > 255)
     throw new InvalidArgumentError('expected an exit status, 0 to 255.');
@@ -128,9 +134,7 @@ function buildProgram(execute: (command: Command, execution: Execution) => Promi
     .option('-q, --quiet', 'print nothing but errors')
     .option('-d, --debug', 'log everything')
     .addOption(new Option('-f, --format <format>', 'how to print').choices(['console', 'json']).default('console'))
-    .addOption(
-      new Option('--log-level <level>', 'least important messages to log').choices(LOG_LEVELS).argParser(upper),
-    )
+    .option('--log-level <level>', 'least important messages to log: DEBUG, INFO, WARNING, ERROR, CRITICAL', logLevel)
     .addOption(new Option('--color, --colour <when>').hideHelp())
     .helpOption('-h, --help', 'print this help and exit')
     .helpCommand(false)
@@ -209,8 +213,6 @@ function buildProgram(execute: (command: Command, execution: Execution) => Promi
 }
 
 type Execute = (command: Command, execution: Execution) => Promise<void>;
-
-const upper = (text: string): string => text.toUpperCase();
 
 interface GetWalFlags {
   readonly outputDirectory?: string;

@@ -35,7 +35,8 @@ export async function listErrors(context: CommandContext, name: string): Promise
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
   const files = await server.errors.list();
   const summary = summariseErrorFiles(files.map(({ entry }) => entry));
-  const lines = files.map(({ entry, reason }) => `\t${JSON.stringify(entry)}${reason === null ? '' : `: ${reason}`}\n`);
+  const unexplained = `no reason recorded; "walwarden errors explain ${name}" compares it`;
+  const lines = files.map(({ entry, reason }) => `\t${JSON.stringify(entry)}: ${reason ?? unexplained}\n`);
   const text =
     summary === null ? `Server ${name}: no files in errors\n` : `Server ${name}: ${summary}\n${lines.join('')}`;
   return { text, json: { server: name, directory: server.errors.path, summary, files } };

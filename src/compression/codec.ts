@@ -1,3 +1,5 @@
+import type { Command } from './external-program.ts';
+
 /** Barman's names for what `compression` may say. */
 export const COMPRESSION_NAMES = [
   'gzip',
@@ -45,6 +47,13 @@ export interface Compressor {
    * fails, `aborted` when the signal fires while one runs
    */
   compress(data: Uint8Array, signal?: AbortSignal): Promise<Buffer>;
+  /**
+   * Compresses from one open file to another without holding either in memory;
+   * null where a library does it better.
+   *
+   * @throws WalwardenError `program` when the program is missing or fails
+   */
+  readonly compressFile: ((source: number, target: number) => Promise<void>) | null;
 }
 
 export interface DecompressOptions {
@@ -68,6 +77,8 @@ export interface Codec {
   readonly levels: LevelRange | null;
   /** The level is already in range. Nothing is loaded or started before the first call of what it returns. */
   compressor(level: number, custom: CustomFilters | undefined): CompressFunction;
+  /** The program that does the same from stdin to stdout, where there is one that is worth it. */
+  program?(level: number, custom: CustomFilters | undefined): Command | null;
   decompress(data: Uint8Array, options: DecompressOptions): Promise<Buffer>;
 }
 

@@ -7,6 +7,7 @@ import type {
   LevelRange,
 } from './codec.ts';
 import { cutShort, damaged, isStartOf, startsWith } from './decompress-errors.ts';
+import { environmentOf, filterFile } from './external-program.ts';
 import { GZIP } from './gzip.ts';
 import { LZ4 } from './lz4.ts';
 import { BZIP2, CUSTOM, PIGZ, XZ } from './program-codecs.ts';
@@ -40,11 +41,15 @@ export const RECOGNITION_BYTES = 64;
  */
 export function createCompressor(settings: CompressionSettings): Compressor {
   const codec = CODECS[settings.compression];
+  const level = levelIn(codec.levels, settings.level);
+  const program = codec.program?.(level, settings.custom) ?? null;
   return {
     name: settings.compression,
     extension: codec.extension,
     inMemory: codec.inMemory,
-    compress: codec.compressor(levelIn(codec.levels, settings.level), settings.custom),
+    compress: codec.compressor(level, settings.custom),
+    compressFile:
+      program === null ? null : (source, target) => filterFile(program, source, target, environmentOf(program)),
   };
 }
 

@@ -49,7 +49,9 @@ const MAX_MESSAGES = 64 * 1024;
  */
 export async function runFilter(command: Command, input: Uint8Array, options: FilterOptions): Promise<FilterEnd> {
   throwIfAborted(options.signal, command);
-  const child = start(command, options);
+  const stdio: 'pipe'[] =
+    options.extraInput === undefined ? ['pipe', 'pipe', 'pipe'] : ['pipe', 'pipe', 'pipe', 'pipe'];
+  const child = start(command, stdio, options.env ?? process.env);
   const output = new BoundedOutput(child.stdout, options.maxOutput, () => kill(child, command));
   const messages = new BoundedOutput(child.stderr, MAX_MESSAGES);
   feed(child, input, options.extraInput);
@@ -85,6 +87,26 @@ export async function pipeThroughShell(
   options: FilterOptions,
 ): Promise<Buffer> {
   return succeed({ shell: commandLine }, input, options);
+}
+
+/**
+ * Runs a program from one open file to another: its bytes don't come through
+ * our memory. The descriptors stay ours; the source is read from where it stands.
+ *
+ * @throws WalwardenError as {@link pipeThrough}
+ */
+export async function filterFile(
+  command: Command,
+  source: number,
+  target: number,
+  env: NodeJS.ProcessEnv,
+): Promise<void> {
+  const child = start(command, [source, target, 'pipe'], env);
+  const messages = new BoundedOutput(child.stderr, MAX_MESSAGES);
+  const { status, killedBy } = await ended(child, command);
+  if (status === 0) return;
+  const end = { output: Buffer.alloc(0), status, killedBy, messages: messages.bytes().toString(), tooMuch: false };
+  throw programFailed(command, end, 0);
 }
 
 async function succeed(command: Command, input: Uint8Array, options: FilterOptions): Promise<Buffer> {
@@ -130,10 +152,12 @@ export function plainEnvironment(): NodeJS.ProcessEnv {
   return env;
 }
 
-function start(command: Command, options: FilterOptions): ChildProcess {
-  const stdio: 'pipe'[] = ['pipe', 'pipe', 'pipe'];
-  if (options.extraInput !== undefined) stdio.push('pipe');
-  const env = options.env ?? process.env;
+/** A user's filter may mean its variables; for our own programs they would be behind our back. */
+export function environmentOf(command: Command): NodeJS.ProcessEnv {
+  return 'shell' in command ? process.env : plainEnvironment();
+}
+
+function start(command: Command, stdio: ('pipe' | number)[], env: NodeJS.ProcessEnv): ChildProcess {
   try {
     // A command line may start several processes: a group of their own lets us end them all.
     return 'shell' in command

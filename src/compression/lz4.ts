@@ -1,3 +1,5 @@
+import { accessSync, constants } from 'node:fs';
+import { join } from 'node:path';
 import { messageOf } from '../errors.ts';
 import type { Codec, CompressFunction, DecompressOptions } from './codec.ts';
 import { asBuffer, cutShort, damaged, isStartOf, startsWith, tooLarge } from './decompress-errors.ts';
@@ -8,6 +10,7 @@ import {
   programFailed,
   reasonIn,
   runFilter,
+  type Command,
 } from './external-program.ts';
 
 const KIB = 1024;
@@ -31,7 +34,8 @@ export const LZ4: Codec = {
   magic: MAGIC,
   inMemory: true,
   levels: { min: 0, max: 16, low: 0, medium: 6, high: 10 },
-  compressor: (level) => (level < FIRST_HC_LEVEL ? compressFast : compressHigh(Math.min(level, LAST_HC_LEVEL))),
+  compressor: (level) => (level < FIRST_HC_LEVEL ? compressFast : compressHigh(level)),
+  program,
   decompress: unlz4,
 };
 
@@ -44,11 +48,35 @@ async function compressFast(data: Uint8Array): Promise<Buffer> {
 
 function compressHigh(level: number): CompressFunction {
   return (data, signal) =>
-    pipeThrough('lz4', ['-z', `-${level}`, '-c', '-q', '--frame-crc'], data, {
+    pipeThrough('lz4', programArgs(level), data, {
       maxOutput: maxCompressedSize(data.length),
       env: plainEnvironment(),
       signal,
     });
+}
+
+function programArgs(level: number): readonly string[] {
+  return ['-z', `-${Math.min(Math.max(level, 1), LAST_HC_LEVEL)}`, '-c', '-q', '--frame-crc'];
+}
+
+/**
+ * From file to file the program is as quick as the library, and takes none of
+ * our memory, of which the library wants three times a segment. For the levels
+ * that the library has, the program need not be installed.
+ */
+function program(level: number): Command | null {
+  return level < FIRST_HC_LEVEL && !isInPath('lz4') ? null : { program: 'lz4', args: programArgs(level) };
+}
+
+function isInPath(name: string): boolean {
+  return (process.env['PATH'] ?? '').split(':').some((directory) => {
+    try {
+      accessSync(join(directory, name), constants.X_OK);
+      return true;
+    } catch {
+      return false; // not in this one
+    }
+  });
 }
 
 async function unlz4(data: Uint8Array, options: DecompressOptions): Promise<Buffer> {

@@ -1,5 +1,5 @@
 import { WalwardenError } from '../errors.ts';
-import type { Codec, CompressFunction, CustomFilters, DecompressOptions } from './codec.ts';
+import type { Codec, CustomFilters, DecompressOptions } from './codec.ts';
 import { asBuffer, cutShort, damaged, isStartOf, startsWith, tooLarge } from './decompress-errors.ts';
 import {
   maxCompressedSize,
@@ -22,7 +22,7 @@ export const BZIP2: Codec = {
   magic: Uint8Array.of(0x42, 0x5a, 0x68),
   inMemory: true,
   levels: { min: 1, max: 9, low: 1, medium: 5, high: 9 },
-  compressor: (level) => compressWith('bzip2', ['-z', '-c', '-q', `-${level}`]),
+  ...byProgram('bzip2', (level) => ['-z', '-c', '-q', `-${level}`]),
   decompress: (data, options) =>
     decompressWith('bzip2', ['-d', '-c'], data, options, async (end) => {
       // It takes what follows the last stream for nothing worse than worth a message, exit status 0.
@@ -38,7 +38,7 @@ export const XZ: Codec = {
   magic: XZ_MAGIC,
   inMemory: true,
   levels: { min: 1, max: 9, low: 1, medium: 3, high: 5 },
-  compressor: (level) => compressWith('xz', ['-z', '-c', '-q', '--format=xz', '--check=crc64', '-T1', `-${level}`]),
+  ...byProgram('xz', (level) => ['-z', '-c', '-q', '--format=xz', '--check=crc64', '-T1', `-${level}`]),
   decompress: (data, options) =>
     decompressWith('xz', ['-d', '-c', '--format=xz', '-T1'], data, options, async (end) => {
       if (/memory/i.test(end.messages)) return null;
@@ -53,7 +53,7 @@ export const XZ: Codec = {
 export const PIGZ: Codec = {
   ...GZIP,
   inMemory: false,
-  compressor: (level) => compressWith('pigz', ['-c', `-${level}`]),
+  ...byProgram('pigz', (level) => ['-c', `-${level}`]),
 };
 
 /** The user's own filters. What their exit status means, only they know: of one that ran, we say that the data is damaged. */
@@ -66,6 +66,7 @@ export const CUSTOM: Codec = {
     const filter = required(custom, 'compress');
     return (data, signal) => pipeThroughShell(filter, data, { maxOutput: maxCompressedSize(data.length), signal });
   },
+  program: (_level, custom) => ({ shell: required(custom, 'compress') }),
   decompress: async (data, { maxSize, custom, signal }) => {
     const command = { shell: required(custom, 'decompress') };
     const end = await runFilter(command, data, { maxOutput: maxSize, signal });
@@ -88,9 +89,20 @@ function required(custom: CustomFilters | undefined, direction: 'compress' | 'de
   return filter;
 }
 
-function compressWith(program: string, args: readonly string[]): CompressFunction {
-  return (data, signal) =>
-    pipeThrough(program, args, data, { maxOutput: maxCompressedSize(data.length), env: plainEnvironment(), signal });
+/** How a program compresses, in memory and from file to file. */
+function byProgram(
+  program: string,
+  argsFor: (level: number) => readonly string[],
+): Pick<Codec, 'compressor' | 'program'> {
+  return {
+    compressor: (level) => (data, signal) =>
+      pipeThrough(program, argsFor(level), data, {
+        maxOutput: maxCompressedSize(data.length),
+        env: plainEnvironment(),
+        signal,
+      }),
+    program: (level) => ({ program, args: argsFor(level) }),
+  };
 }
 
 /** `judge` says what is wrong with the data when the program had something to say, null when it was the program's own fault. */

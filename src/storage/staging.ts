@@ -12,13 +12,13 @@ import {
 } from 'node:fs';
 import { copyFile, open, unlink, type FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
-import type { CompressionSettings, CompressionName } from '../compression/codec.ts';
+import type { CompressionName, CompressionSettings, Compressor } from '../compression/codec.ts';
 import { createCompressor, decompress, recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
 import { errnoOf, isErrorCode, messageOf } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeContent, judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
-import { MAX_SEGMENT_SIZE, parseWalName, type WalName } from '../wal/wal-name.ts';
+import { MAX_SEGMENT_SIZE, parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
 
 /** By these a file is recognised as the one that was looked at before. */
@@ -136,19 +136,32 @@ async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> 
   }
   if (task.temporary === null) throw new Error('only a file that is stored untouched can do without a temporary');
 
-  const prepared = await turn(() => transform(task, task.temporary ?? '', fd, arrived));
+  const { temporary } = task;
+  const compressor = arrived === null && task.compression !== null ? createCompressor(task.compression) : null;
+  const byFile = task.encryption === null && isSegment(task.name) ? (compressor?.compressFile ?? null) : null;
+  const prepared = await turn(() =>
+    byFile === null
+      ? transform(task, temporary, fd, arrived, compressor)
+      : transformFile(task, temporary, fd, head, byFile),
+  );
   if (!('temporary' in prepared)) return prepared;
   await finishTemporary(task, prepared.temporary);
   return prepared.facts;
 }
 
-/** Everything up to the fsync of the temporary; the handle is the caller's to close. */
+/** A temporary that is written but for its mode, time and fsync. The handle is the taker's to close. */
+interface WrittenTemporary {
+  readonly temporary: FileHandle;
+  readonly facts: StagedFacts;
+}
+
 async function transform(
   task: StageTask,
   temporary: string,
   fd: number,
   arrived: CompressionName | null,
-): Promise<StageResult | { readonly temporary: FileHandle; readonly facts: StagedFacts }> {
+  compressor: Compressor | null,
+): Promise<StageResult | WrittenTemporary> {
   const content = bufferFor(Number(task.identity.size));
   readFully(fd, content);
   const opened = await openCompressed(task, content, arrived);
@@ -156,19 +169,34 @@ async function transform(
   const verdict = judge(task, opened);
   if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
   // What arrives compressed is stored as it is.
-  const compression = arrived === null ? task.compression : null;
-  const packed = compression === null ? content : await createCompressor(compression).compress(content);
+  const packed = compressor === null ? content : await compressor.compress(content);
   const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
   const digests = task.encryption === null ? null : { plain: sha256(opened), stored: sha256(stored) };
-  if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
-    return { outcome: 'changed', reason: 'it changed while it was read' };
-  }
-  const handle = await writeTemporary(temporary, task.mode, stored);
+  const handle = await createTemporary(task, temporary, fd, (created) => {
+    let done = 0;
+    while (done < stored.length) done += writeSync(created.fd, stored, done, stored.length - done);
+  });
   collectGarbage(content.length);
-  return {
-    temporary: handle,
-    facts: facts(verdict, stored.length, arrived ?? compression?.compression ?? null, digests),
-  };
+  if (handle === null) return { outcome: 'changed', reason: 'it changed while it was read' };
+  return { temporary: handle, facts: facts(verdict, stored.length, arrived ?? compressor?.name ?? null, digests) };
+}
+
+/** A segment through a program, from file to file. */
+async function transformFile(
+  task: StageTask,
+  temporary: string,
+  fd: number,
+  head: Buffer,
+  compressFile: NonNullable<Compressor['compressFile']>,
+): Promise<StageResult | WrittenTemporary> {
+  const parsed = parseWalName(task.name);
+  if (parsed === undefined) return { outcome: 'invalid', reason: 'not the name of a WAL file' };
+  const verdict = judgeSegment(parsed, head, Number(task.identity.size));
+  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  const handle = await createTemporary(task, temporary, fd, (created) => compressFile(fd, created.fd));
+  if (handle === null) return { outcome: 'changed', reason: 'it changed while it was compressed' };
+  const { size } = fstatSync(handle.fd);
+  return { temporary: handle, facts: facts(verdict, size, task.compression?.compression ?? null, null) };
 }
 
 /** No compression and no encryption: the bytes need not pass through us, only their head is judged. */
@@ -177,7 +205,7 @@ async function stageUntouched(task: StageTask, fd: number, head: Buffer): Promis
   const parsed = parseWalName(task.name);
   if (parsed === undefined) return { outcome: 'invalid', reason: 'not the name of a WAL file' };
   let verdict: Verdict;
-  if (parsed.kind === 'segment' || parsed.kind === 'partial') {
+  if (isSegment(task.name)) {
     verdict = judgeSegment(parsed, head, size);
   } else {
     // One byte more than such a file may have is enough to see that it is none.
@@ -212,6 +240,10 @@ function facts(
     majorVersion: verdict.header?.majorVersion ?? null,
     digests,
   };
+}
+
+function isSegment(name: WalName): boolean {
+  return walKind(name) === 'segment' || walKind(name) === 'partial';
 }
 
 function judge(task: StageTask, plain: Buffer): Verdict {
@@ -269,17 +301,25 @@ async function syncSource(fd: number, mode: number): Promise<void> {
   await fsyncDescriptor(fd);
 }
 
-async function writeTemporary(path: string, mode: number, data: Uint8Array): Promise<FileHandle> {
-  const handle = await removeLeftover(path, () => open(path, 'wx', mode));
+/** Null, and no temporary, when the source changed meanwhile. */
+async function createTemporary(
+  task: StageTask,
+  path: string,
+  fd: number,
+  fill: (handle: FileHandle) => void | Promise<void>,
+): Promise<FileHandle | null> {
+  const handle = await removeLeftover(path, () => open(path, 'wx', task.mode));
   try {
-    let done = 0;
-    while (done < data.length) done += writeSync(handle.fd, data, done, data.length - done);
-    return handle;
+    await fill(handle);
+    if (sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) return handle;
   } catch (error) {
     await handle.close();
     await unlink(path);
     throw error;
   }
+  await handle.close();
+  await unlink(path);
+  return null;
 }
 
 async function copyToTemporary(task: StageTask, fd: number, path: string): Promise<void> {

@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { segmentName, walName } from '../../src/wal/wal-name.ts';
 import { ensureBuilt } from '../support/cli.ts';
 import { makeWal } from '../support/make-wal.ts';
-import { catalogueLines, contentsOf, json, placeStored, withServer, type ServerOptions, type TestServer } from './with-server.ts';
+import { catalogueLines, digestsOf, json, placeStored, withServer, type ServerOptions, type TestServer } from './with-server.ts';
 
 const HOUR = 3600;
 const now = Math.floor(Date.now() / 1000);
@@ -39,7 +39,7 @@ async function withArchive<T>(options: ServerOptions, body: (server: TestServer)
 }
 
 const namesOf = async (server: TestServer): Promise<string[]> =>
-  [...(await contentsOf(server.wals)).keys()]
+  [...(await digestsOf(server.wals)).keys()]
     .map((path) => path.replace(/^.*\//, ''))
     .filter((file) => file !== 'main-xlog.db')
     .sort();
@@ -56,13 +56,13 @@ beforeAll(ensureBuilt);
 describe('delete-wals', () => {
   test('--dry-run only tells', () =>
     withArchive({}, async (server) => {
-      const before = await contentsOf(server.wals);
+      const before = await digestsOf(server.wals);
       const { status, stdout } = await server.cli(['delete-wals', '--before', name(4), '-n', 'main']);
       expect({ status, stdout }).toEqual({
         status: 0,
         stdout: `Would delete 3 files of server main (3.00 MiB)\n\t${name(1)}\n\t${name(2)}\n\t${name(3)}\n`,
       });
-      expect(await contentsOf(server.wals)).toEqual(before);
+      expect(await digestsOf(server.wals)).toEqual(before);
       expect(json(await server.cli(['-f', 'json', 'delete-wals', '--dry-run', '--before', name(2), 'main']))).toEqual({
         server: 'main',
         dryRun: true,
@@ -82,7 +82,7 @@ describe('delete-wals', () => {
       expect((await server.cli(['delete-wals', '--before', name(100, 3), 'main'])).status).toBe(0);
       await expectLeft(server, ['00000002.history']);
       // The empty directories are gone as well.
-      expect((await contentsOf(server.wals)).size).toBe(2);
+      expect((await digestsOf(server.wals)).size).toBe(2);
     }));
 
   test('--before-backup keeps what that backup needs, itself included', () =>

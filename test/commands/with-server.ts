@@ -1,5 +1,6 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { sha256 } from '../../src/storage/staging.ts';
 import { walDirectory, type WalName } from '../../src/wal/wal-name.ts';
 import { runCli, writeConfig, type CliOptions } from '../support/cli.ts';
 import type { RunResult } from '../support/run.ts';
@@ -46,13 +47,13 @@ export function json(result: RunResult): unknown {
   }
 }
 
-/** Everything below a directory by its path there, directories left out; file contents as they are. */
-export async function contentsOf(directory: string): Promise<Map<string, Buffer>> {
-  const found = new Map<string, Buffer>();
+/** Every file below a directory: the SHA-256 of its bytes, by its path there. */
+export async function digestsOf(directory: string): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
   for (const entry of await readdir(directory, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
-    found.set(path.slice(directory.length + 1), await readFile(path));
+    found.set(path.slice(directory.length + 1), sha256(await readFile(path)));
   }
   return new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1)));
 }

@@ -11,11 +11,11 @@ import { expectAllHandedOut, withArchivedPostgres, type Archive, type Archiving 
 
 /** Passes of archive-wal, back to back, as long as something is being written. */
 async function archiveMeanwhile<T>(archive: Archive, writing: Promise<T>): Promise<T> {
-  let done = false;
+  const written = new AbortController();
   const passes = async (): Promise<void> => {
-    while (!done) await archive.pass();
+    while (!written.signal.aborted) await archive.pass();
   };
-  const [result] = await Promise.all([writing.finally(() => (done = true)), passes()]);
+  const [result] = await Promise.all([writing.finally(() => written.abort()), passes()]);
   return result;
 }
 
