@@ -250,7 +250,7 @@ function addGetWal(add: (spec: string, description: string) => Command, execute:
     .addHelpText(
       'after',
       '\nExit status: 0 the file, 1 it is certainly not there, 3 not a WAL name, 200 it can not be told.\n' +
-        'As restore_command:  walwarden get-wal SERVER %f -o "$(dirname %p)" … see docs, or:  walwarden get-wal SERVER %f > %p',
+        'As restore_command:  walwarden get-wal SERVER %f > %p',
     );
   for (const [flags] of OUTPUT_COMPRESSIONS) getWal.option(flags, 'hand it out compressed in this way');
   getWal.addOption(new Option('-x').hideHelp());
