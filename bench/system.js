@@ -38,6 +38,8 @@ export function run(command, options = {}) {
     child.once('exit', () => (ended = performance.now()));
     child.once('close', (status, signal) => resolve({ status, signal, ms: ended - started, stdout, stderr }));
     if (options.input !== undefined) child.stdin?.end(options.input);
+    children.add(child);
+    child.once('exit', () => children.delete(child));
     if (child.pid !== undefined) options.onStart?.(child.pid);
   });
 }
@@ -160,12 +162,15 @@ export async function countSyncs(command) {
   }
 }
 
+/** @type {Set<import('node:child_process').ChildProcess>} */
+const children = new Set();
 /** @type {Set<string>} */
 const scratch = new Set();
 process.once('exit', removeScratch);
 for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM'])) process.once(signal, () => process.exit(130));
 
 function removeScratch() {
+  for (const child of children) child.kill();
   for (const directory of scratch) fs.rmSync(directory, { recursive: true, force: true });
 }
 

@@ -10,6 +10,7 @@ export default defineConfig({
           name: 'unit',
           include: ['test/**/*.test.ts'],
           exclude: ['test/e2e/**', 'test/fault/**'],
+          setupFiles: ['test/support/leak-check.ts'],
           testTimeout: 60_000,
         },
       },
@@ -17,6 +18,7 @@ export default defineConfig({
         test: {
           name: 'e2e',
           include: ['test/{e2e,fault}/**/*.test.ts'],
+          setupFiles: ['test/support/leak-check.ts'],
           testTimeout: 600_000,
           hookTimeout: 120_000,
         },

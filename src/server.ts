@@ -154,7 +154,8 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
     logger,
     lockArchive: () => acquireLock(lockPath('archive-wal')),
     makeDirectories,
-    segmentSize: async () => (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ?? null,
+    segmentSize: async () =>
+      (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ?? (await strategy.encryptedSegmentSize()),
     async archive(verbose) {
       await makeDirectories();
       await using _lock = await acquireLock(lockPath('archive-wal'));
@@ -194,11 +195,13 @@ async function makeDirectory(path: string, home: string): Promise<void> {
     if (path.startsWith(`${home}/`)) await access(home);
     await mkdir(path, { recursive: true, mode: 0o700 });
   } catch (cause) {
-    const missing =
-      errnoOf(cause) === 'ENOENT' ? `barman_home ${home} does not exist` : `can't make ${path}: ${messageOf(cause)}`;
+    const errno = errnoOf(cause);
+    const why = errno === 'EEXIST' ? 'there is something else of that name' : messageOf(cause);
+    const missing = errno === 'ENOENT' ? `barman_home ${home} does not exist` : `can't make directory ${path}: ${why}`;
     throw new WalwardenError('storage', missing, {
       cause,
-      hint: 'mount or create it, owned by the user that walwarden runs as',
+      hint:
+        errno === 'EEXIST' ? 'move that away' : 'mount or create it, owned by the user that walwarden runs as',
     });
   }
 }

@@ -14,7 +14,18 @@ const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 export async function listWals(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
   const segmentSize = (await server.segmentSize()) ?? DEFAULT_SEGMENT_SIZE;
-  const all = await summariseWals(server.catalogue.readBatches(), segmentSize);
+  let damage = { lines: 0, text: '' };
+  const onProblem = (line: number, text: string): void => {
+    const first = `line ${line}: ${JSON.stringify(text.slice(0, 80))}`;
+    damage = { lines: damage.lines + 1, text: damage.lines === 0 ? first : damage.text };
+  };
+  const all = await summariseWals(server.catalogue.readBatches(onProblem), segmentSize);
+  if (damage.lines > 0) {
+    context.logger.error(
+      { server: name, lines: damage.lines },
+      `the catalogue has ${count(damage.lines, 'damaged line')}, the first is ${damage.text}; walwarden rebuild-xlogdb ${name} makes it anew`,
+    );
+  }
   const timelines = all.filter(({ timeline }) => options.timeline === undefined || timeline === options.timeline);
   const gaps = timelines.flatMap((summary) => summary.gaps);
   const json = {
@@ -27,13 +38,13 @@ export async function listWals(context: CommandContext, name: string, options: L
   };
   if (options.gaps === true) {
     const text = gaps.length === 0 ? `Server ${name}: no gaps\n` : gaps.map((gap) => `${formatRange(gap)}\n`).join('');
-    return { text, json: { server: name, segmentSize, gaps }, exitCode: gaps.length === 0 ? 0 : 1 };
+    return { text, json: { server: name, segmentSize, gaps }, exitCode: gaps.length + damage.lines === 0 ? 0 : 1 };
   }
   const text =
     timelines.length === 0
       ? `Server ${name}: nothing archived${options.timeline === undefined ? '' : ` of timeline ${options.timeline}`} yet\n`
       : `Server ${name}, segments of ${formatBytes(segmentSize)}:\n${timelines.map(formatTimeline).join('')}`;
-  return { text, json };
+  return { text, json, exitCode: damage.lines === 0 ? 0 : 1 };
 }
 
 function formatTimeline(summary: TimelineSummary): string {

@@ -6,7 +6,7 @@ import { extract, type Header } from 'tar-stream';
 import { depositWal, verifyDelivery, type Deposited, type DepositParts } from '../archiver/deposit.ts';
 import { findServer } from '../config/config.ts';
 import { unlinkIfThere, writeFully } from '../durable/durable-file.ts';
-import { messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { openServer } from '../server.ts';
 import { isWalName, MAX_SEGMENT_SIZE, type WalName } from '../wal/wal-name.ts';
 import type { CommandContext, Report } from './command.ts';
@@ -118,6 +118,13 @@ async function receive(incoming: string): Promise<{ files: Received[]; sums: Map
     unpack.destroy();
     for (const temporary of temporaries) await unlinkIfThere(temporary);
     if (error instanceof WalwardenError) throw error;
+    // Node's own codes have an underscore: this one is of a system call, and the stream is not to blame.
+    if (/^E[A-Z0-9]+$/.test(errnoOf(error) ?? '')) {
+      throw new WalwardenError('storage', `can't store what arrives in ${incoming}: ${messageOf(error)}`, {
+        cause: error,
+        hint: 'nothing was stored; PostgreSQL keeps the file and tries again',
+      });
+    }
     throw refused(`the tar stream can't be read to its end: ${messageOf(error)}`, error);
   }
 }

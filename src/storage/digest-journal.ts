@@ -14,9 +14,11 @@ export interface DigestEntry {
   /** SHA-256 of the stored bytes; an entry whose file was never published or was replaced doesn't match. */
   readonly stored: string;
   readonly compression: string | null;
+  /** In bytes; null for backup labels and history files. Nobody else can look into an encrypted segment. */
+  readonly segmentSize: number | null;
 }
 
-const LINE = /^(\S+)\t([0-9a-f]{64})\t([0-9a-f]{64})\t(\S+)$/;
+const LINE = /^(\S+)\t([0-9a-f]{64})\t([0-9a-f]{64})\t(\S+)\t(\d+|None)$/;
 
 /**
  * An append-only file of digests beside the archive. Entries are written before
@@ -50,6 +52,12 @@ export class DigestJournal {
     return found;
   }
 
+  /** The size of the segments here; null when none is encrypted. */
+  async segmentSize(): Promise<number | null> {
+    for await (const { segmentSize } of this.#read()) if (segmentSize !== null) return segmentSize;
+    return null;
+  }
+
   /** Forgets names that are no longer archived. */
   async forget(names: ReadonlySet<WalName>): Promise<void> {
     if (names.size === 0 || !(await isThere(this.#path))) return;
@@ -71,9 +79,15 @@ export class DigestJournal {
     try {
       for await (const line of createInterface({ input, crlfDelay: Infinity })) {
         const match = LINE.exec(line);
-        const [, name = '', plain = '', stored = '', compression = ''] = match ?? [];
+        const [, name = '', plain = '', stored = '', compression = '', segmentSize = ''] = match ?? [];
         if (match !== null && isWalName(name)) {
-          yield { name, plain, stored, compression: compression === 'None' ? null : compression };
+          yield {
+            name,
+            plain,
+            stored,
+            compression: compression === 'None' ? null : compression,
+            segmentSize: segmentSize === 'None' ? null : Number(segmentSize),
+          };
         }
       }
     } catch (error) {
@@ -85,7 +99,8 @@ export class DigestJournal {
 }
 
 function formatEntry(entry: DigestEntry): string {
-  return `${entry.name}\t${entry.plain}\t${entry.stored}\t${entry.compression ?? 'None'}\n`;
+  const { name, plain, stored, compression, segmentSize } = entry;
+  return `${name}\t${plain}\t${stored}\t${compression ?? 'None'}\t${segmentSize ?? 'None'}\n`;
 }
 
 async function endsInNewline(handle: FileHandle): Promise<boolean> {

@@ -148,7 +148,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   override async commit(group: readonly StagedWal[]): Promise<CommitResult[]> {
     await this.#journal.append(
       group.flatMap(({ wal, facts }) =>
-        facts.digests === null ? [] : [{ name: wal.name, ...facts.digests, compression: facts.compression }],
+        facts.digests === null
+          ? []
+          : [{ name: wal.name, ...facts.digests, compression: facts.compression, segmentSize: facts.segmentSize }],
       ),
     );
     const results: CommitResult[] = [];
@@ -243,6 +245,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     if (!(await linkUnlessThere(wal.path, path))) return wal;
     await unlinkIfThere(wal.path);
     return { ...wal, path, claimed: false };
+  }
+
+  override encryptedSegmentSize(): Promise<number | null> {
+    return this.#journal.segmentSize();
   }
 
   override getFullPath(name: WalName): string {
@@ -374,7 +380,11 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   /** Makes a directory of the archive, and drops what a crash left in it. */
   async #makeReady(directory: string): Promise<void> {
     if (this.#ready.has(directory)) return;
-    await mkdir(directory, { recursive: true, mode: DIRECTORY_MODE });
+    try {
+      await mkdir(directory, { recursive: true, mode: DIRECTORY_MODE });
+    } catch (error) {
+      throw storageError(directory, error);
+    }
     for (const entry of await readDirectory(directory)) {
       const [, name = ''] = LEFTOVER.exec(entry) ?? [];
       if (isWalName(name)) await unlinkIfThere(join(directory, entry));
@@ -416,5 +426,9 @@ async function readOne(path: string, expected?: FileIdentity): Promise<{ bytes: 
 
 function storageError(path: string, cause: unknown): WalwardenError {
   if (cause instanceof WalwardenError) return cause;
-  return new WalwardenError('storage', `can't use ${path}: ${messageOf(cause)}`, { cause });
+  const denied = errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM';
+  return new WalwardenError('storage', `can't use ${path}: ${messageOf(cause)}`, {
+    cause,
+    ...(denied ? { hint: 'walwarden must run as the user that owns the archive' } : {}),
+  });
 }

@@ -202,7 +202,7 @@ export class SavePipeline {
       if (staged.outcome === 'failed' && staged.side === 'destination') {
         this.#break(
           new WalwardenError('storage', `can't store ${wal.name}: ${staged.reason}`, {
-            hint: 'nothing is lost: the file stays where it is, and the next pass tries again',
+            hint: `${staged.hint === undefined ? '' : `${staged.hint}; `}nothing is lost: the file stays where it is, and the next pass tries again`,
           }),
         );
         break;

@@ -15,7 +15,7 @@ import pLimit from 'p-limit';
 import type { CompressionName, CompressionSettings, Compressor } from '../compression/codec.ts';
 import { createCompressor, decompress, recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
-import { errnoOf, isErrorCode, messageOf } from '../errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeContent, judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
@@ -48,6 +48,8 @@ export interface StagedFacts {
   /** Of a segment's first page; null for backup labels and history files. */
   readonly systemIdentifier: bigint | null;
   readonly majorVersion: number | null;
+  /** In bytes. */
+  readonly segmentSize: number | null;
   /** SHA-256 of the plain and of the stored bytes, only where the file is encrypted. */
   readonly digests: { readonly plain: string; readonly stored: string } | null;
 }
@@ -63,6 +65,8 @@ export type StageResult =
       readonly outcome: 'failed';
       readonly side: 'source' | 'destination';
       readonly reason: string;
+      /** What to do about it, where that is known. */
+      readonly hint?: string | undefined;
       readonly errno: string | null;
     };
 
@@ -122,7 +126,8 @@ export async function stageWal(task: StageTask): Promise<StageResult> {
   } catch (error) {
     const side = error instanceof SourceFault ? 'source' : 'destination';
     const cause = error instanceof SourceFault ? error.cause : error;
-    return { outcome: 'failed', side, reason: messageOf(error), errno: errnoOf(cause) ?? null };
+    const hint = error instanceof WalwardenError ? error.hint : undefined;
+    return { outcome: 'failed', side, reason: messageOf(error), hint, errno: errnoOf(cause) ?? null };
   } finally {
     closeSync(fd);
   }
@@ -238,6 +243,7 @@ function facts(
     compression,
     systemIdentifier: verdict.header?.systemIdentifier ?? null,
     majorVersion: verdict.header?.majorVersion ?? null,
+    segmentSize: verdict.header?.segmentSize ?? null,
     digests,
   };
 }

@@ -139,6 +139,9 @@ export abstract class WalStorageStrategy {
   /** Instead of `remove`: drops what was prepared and gives the source back under its own name. Returns where it is. */
   abstract release(prepared: PreparedWal): Promise<WaitingWal>;
 
+  /** Bytes of a segment, as far as it is known without reading an encrypted one. */
+  abstract encryptedSegmentSize(): Promise<number | null>;
+
   /** The full path or object key of a WAL file. */
   abstract getFullPath(name: WalName): string;
 

@@ -79,7 +79,7 @@ function withBarmanHome<T>(options: ServerOptions, body: (home: Home) => Promise
 const storedPath = (server: TestServer, name: string): string =>
   join(server.wals, walDirectory(walName(name)), name);
 
-const nameOf = (line: string): string => line.split('\t')[0] ?? '';
+const nameOf = (line: string): string => line.split(/\s/)[0] ?? '';
 
 /** The file system of a tar archive keeps whole seconds only, so that a rebuilt catalogue can't have the fraction. */
 const wholeSeconds = (line: string): string => line.replace(/\.\d+(?=\t)/, '.0');

@@ -44,9 +44,31 @@ export function checkedOutBarman(): Barman | undefined {
   return barmanOf('the Barman of BARMAN_CHECKOUT', { PYTHONPATH: path });
 }
 
+/**
+ * Debian 12's python3-snappy raises SystemError in its one C function for
+ * CRC-32C (built without PY_SSIZE_T_CLEAN): that function alone is replaced.
+ */
+const SNAPPY_OF_DEBIAN = `
+try:
+    import snappy.snappy
+    table = []
+    for n in range(256):
+        for _ in range(8):
+            n = (n >> 1) ^ (0x82f63b78 if n & 1 else 0)
+        table.append(n)
+    def crc32c(data):
+        crc = 0xffffffff
+        for byte in data:
+            crc = (crc >> 8) ^ table[(crc ^ byte) & 0xff]
+        return crc ^ 0xffffffff
+    snappy.snappy._crc32c = crc32c
+except ImportError:
+    pass
+`;
+
 function barmanOf(label: string, env: NodeJS.ProcessEnv): Barman {
   const python: Barman['python'] = (program, args, options = {}) =>
-    run(PYTHON, ['-c', program, ...args], { ...options, env: { ...process.env, ...options.env, ...env } });
+    run(PYTHON, ['-c', `${SNAPPY_OF_DEBIAN}${program}`, ...args], { ...options, env: { ...process.env, ...options.env, ...env } });
   return {
     label,
     python,
@@ -58,7 +80,7 @@ function barmanOf(label: string, env: NodeJS.ProcessEnv): Barman {
       const ended = once(holder, 'close');
       try {
         const [said] = await Promise.race([once(holder.stdout, 'data'), ended.then(() => ['it ended'])]);
-        if (String(said) !== 'locked\n') throw new Error(`Barman did not get ${className}: ${String(said)}`);
+        if (!String(said).startsWith('locked')) throw new Error(`Barman did not get ${className}: ${String(said)}`);
         return await body();
       } finally {
         holder.stdin.end();

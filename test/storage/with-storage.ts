@@ -1,0 +1,131 @@
+import { lstat, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
+import type { CompressionName } from '../../src/compression/codec.ts';
+import { recogniseCompression } from '../../src/compression/codecs.ts';
+import { identityOf } from '../../src/storage/staging.ts';
+import { LocalWalStorageStrategy, type LocalStorageSettings } from '../../src/storage/local-wal-storage-strategy.ts';
+import type { ReadingKeys } from '../../src/storage/stored-content.ts';
+import type { AcceptSystem, SaveResult, WaitingWal, WalHooks } from '../../src/storage/wal-storage-strategy.ts';
+import { toXlogdbLine } from '../../src/wal/wal-file-info.ts';
+import { walName, type WalName } from '../../src/wal/wal-name.ts';
+import { makeWal, type WalOptions } from '../support/make-wal.ts';
+import { withHome, type TestHome } from '../support/temp-dir.ts';
+
+export interface StorageOptions {
+  readonly compression?: CompressionName | null;
+  readonly encryption?: LocalStorageSettings['encryption'];
+  readonly keys?: ReadingKeys;
+  readonly hooks?: Partial<WalHooks>;
+  readonly accept?: AcceptSystem;
+}
+
+/** A local archive, without the configuration and the process around it. */
+export interface TestStorage extends TestHome {
+  readonly catalogue: Xlogdb;
+  readonly cataloguePath: string;
+  readonly journalPath: string;
+  readonly keys: ReadingKeys;
+  /** Another object for the same archive, as another process has it. */
+  open(options?: StorageOptions): LocalWalStorageStrategy;
+}
+
+const GO_ON = async (): Promise<{ outcome: 'continue'; reason: string }> => ({ outcome: 'continue', reason: '' });
+
+export async function withStorage<T>(
+  defaults: StorageOptions,
+  body: (storage: TestStorage) => Promise<T>,
+): Promise<T> {
+  return withHome(async (home) => {
+    const keys = defaults.keys ?? {};
+    const journalPath = join(home.home, home.server, 'encrypted-wals.digests');
+    const cataloguePath = join(home.wals, 'main-xlog.db');
+    const opened: LocalWalStorageStrategy[] = [];
+    const catalogue = new Xlogdb({
+      path: cataloguePath,
+      legacyPath: join(home.wals, 'xlog.db'),
+      lockPath: join(home.home, '.main-xlogdb.lock'),
+      migrate: false,
+      logger: { warn: () => undefined, info: () => undefined },
+      describeStored: (name) => open().describe(name),
+    });
+    const open = (options: StorageOptions = {}): LocalWalStorageStrategy => {
+      const { compression = null, encryption = null, hooks, accept } = { ...defaults, ...options };
+      const strategy = new LocalWalStorageStrategy(
+        {
+          catalogue,
+          hooks: { before: GO_ON, after: GO_ON, ...hooks },
+          accept: accept ?? (async () => null),
+        },
+        {
+          walsDirectory: home.wals,
+          digestJournal: journalPath,
+          mode: 0o600,
+          workers: 0,
+          compression: compression === null ? null : { compression, level: undefined, custom: undefined },
+          encryption,
+          keys: options.keys ?? keys,
+          onNoHardLinks: () => undefined,
+        },
+      );
+      opened.push(strategy);
+      return strategy;
+    };
+    try {
+      return await body({ ...home, catalogue, cataloguePath, journalPath, keys, open });
+    } finally {
+      for (const strategy of opened) await strategy.close();
+    }
+  });
+}
+
+/** A file as the queue would hand it out; `name` where the file has another one. */
+export async function waiting(path: string, name?: WalName): Promise<WaitingWal> {
+  const stat = await lstat(path, { bigint: true });
+  const head = stat.isFile() ? (await readFile(path)).subarray(0, 64) : Buffer.alloc(0);
+  return {
+    name: name ?? walName(basename(path)),
+    path,
+    identity: identityOf(stat),
+    claimed: name !== undefined && basename(path).startsWith('.walwarden-'),
+    plain: recogniseCompression(head) === null,
+  };
+}
+
+export async function* queueOf(wals: Iterable<WaitingWal>): AsyncGenerator<WaitingWal> {
+  yield* wals;
+}
+
+/** Saves files to the end; the results in the order in which they came. */
+export async function saveAll(
+  strategy: LocalWalStorageStrategy | { save: LocalWalStorageStrategy['save'] },
+  wals: readonly WaitingWal[],
+  options: Parameters<LocalWalStorageStrategy['save']>[1] = {},
+): Promise<SaveResult[]> {
+  const results: SaveResult[] = [];
+  for await (const result of strategy.save(queueOf(wals), { expected: wals.length, ...options })) results.push(result);
+  return results;
+}
+
+/** Writes a segment into a directory and hands it out. */
+export async function arrive(
+  directory: string,
+  options: WalOptions = {},
+): Promise<{ wal: WaitingWal; name: WalName; bytes: Buffer; path: string }> {
+  const { name, bytes } = makeWal(options);
+  const path = join(directory, name);
+  await mkdir(directory, { recursive: true });
+  await writeFile(path, bytes, { mode: 0o600 });
+  return { wal: await waiting(path), name, bytes, path };
+}
+
+/** The catalogue's lines as text. */
+export async function linesOf(catalogue: Xlogdb): Promise<string[]> {
+  const lines: string[] = [];
+  for await (const info of catalogue.read()) lines.push(toXlogdbLine(info).trimEnd());
+  return lines;
+}
+
+export async function namesOf(catalogue: Xlogdb): Promise<string[]> {
+  return (await linesOf(catalogue)).map((line) => line.split('\t')[0] ?? '');
+}
