@@ -200,8 +200,7 @@ async function makeDirectory(path: string, home: string): Promise<void> {
     const missing = errno === 'ENOENT' ? `barman_home ${home} does not exist` : `can't make directory ${path}: ${why}`;
     throw new WalwardenError('storage', missing, {
       cause,
-      hint:
-        errno === 'EEXIST' ? 'move that away' : 'mount or create it, owned by the user that walwarden runs as',
+      hint: errno === 'EEXIST' ? 'move that away' : 'mount or create it, owned by the user that walwarden runs as',
     });
   }
 }

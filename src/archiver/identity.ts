@@ -7,7 +7,7 @@ import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { decodeLongPageHeader, type LongPageHeader } from '../wal/page-header.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import { walKind, type WalName } from '../wal/wal-name.ts';
+import { walKind } from '../wal/wal-name.ts';
 
 /** The cluster that a server's archive belongs to (Barman's identity.json). */
 export interface Identity {
@@ -136,20 +136,18 @@ export class SystemIdentity {
   }
 }
 
+/** Archived segments to try before giving up on a header: some may be damaged. */
+const TRIES = 5;
+
 /** The first page header of the newest archived segment that can be read; null when there is none. */
 export async function newestHeader(
-  catalogue: { read(): AsyncIterable<WalFileInfo> },
+  catalogue: { readLast(): Promise<readonly WalFileInfo[]> },
   strategy: WalStorageStrategy,
   keys: ReadingKeys,
   logger: Logger,
 ): Promise<LongPageHeader | null> {
-  const newest: WalName[] = [];
-  for await (const { name } of catalogue.read()) {
-    if (walKind(name) !== 'segment') continue;
-    newest.push(name);
-    if (newest.length > 5) newest.shift();
-  }
-  for (const name of newest.toReversed()) {
+  const names = (await catalogue.readLast()).map(({ name }) => name).filter((name) => walKind(name) === 'segment');
+  for (const name of names.slice(-TRIES).toReversed()) {
     try {
       const stored = await strategy.read(name);
       if (stored === null) continue;

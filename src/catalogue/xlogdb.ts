@@ -5,7 +5,7 @@ import { fsyncDirectory } from '../durable/durable-file.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { catalogueError, openCatalogue } from './xlogdb-file.ts';
-import { readLines, type XlogdbLine } from './xlogdb-lines.ts';
+import { readLines, readTail, type XlogdbLine } from './xlogdb-lines.ts';
 import { LockedXlogdb, type XlogdbLogger, type XlogdbMemory, type XlogdbSession } from './xlogdb-session.ts';
 
 export interface XlogdbOptions {
@@ -88,6 +88,16 @@ export class Xlogdb {
           : { kind: 'file', lineNumber: number, info };
       }
     }
+  }
+
+  /** The last lines, about a thousand; the cost doesn't depend on the catalogue's size. */
+  async readLast(): Promise<readonly WalFileInfo[]> {
+    const { path, legacyPath } = this.#options;
+    for (const candidate of [path, legacyPath]) {
+      await using handle = await openCatalogue(candidate, 'read');
+      if (handle !== undefined) return (await readTail(handle, (await handle.stat()).size)).lines;
+    }
+    return [];
   }
 
   /** What the catalogue says of one file; the last line counts, should there be several. */

@@ -122,7 +122,8 @@ async function activeModel(
     name = directory.startsWith('/') ? (await readTextIfThere(file))?.trim() : undefined;
   } catch (error) {
     if (!(error instanceof WalwardenError)) throw error;
-    return { warnings: [], problems: [{ message: error.message, place }] };
+    const advice = error.hint === undefined ? '' : `; ${error.hint}`;
+    return { warnings: [], problems: [{ message: error.message + advice, place }] };
   }
   if (name === undefined || name === '') return { warnings: [], problems: [] };
   const warn = (message: string): ActiveModel => ({ warnings: [{ file, line: 1, message }], problems: [] });

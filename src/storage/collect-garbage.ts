@@ -1,10 +1,10 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
-/** V8 lets about 64 MiB of buffers wait for each thread's collector; so many bytes of files are what we let it. */
-const PATIENCE = 96 * 1024 * 1024;
+/** V8 lets about 64 MiB of buffers wait for each thread's collector; after so many bytes made we call it. */
+const PATIENCE = 16 * 1024 * 1024;
 
-let processed = 0;
+let made = 0;
 let collect: (() => void) | null = null;
 
 /**
@@ -14,9 +14,9 @@ let collect: (() => void) | null = null;
  * threads would hold hundreds of megabytes of them.
  */
 export function collectGarbage(bytes: number): void {
-  processed += bytes;
-  if (processed < PATIENCE) return;
-  processed = 0;
+  made += bytes;
+  if (made < PATIENCE) return;
+  made = 0;
   collect ??= exposedCollector();
   collect();
 }

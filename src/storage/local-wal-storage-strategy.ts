@@ -1,9 +1,10 @@
 import { constants } from 'node:fs';
-import { lstat, mkdir, open, readdir, rename, rmdir } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, rename, rmdir, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { CompressionSettings } from '../compression/codec.ts';
 import { RECOGNITION_BYTES } from '../compression/codecs.ts';
 import {
+  CANT_LINK,
   fsyncDirectory,
   fsyncFile,
   fsyncParents,
@@ -19,7 +20,7 @@ import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 import { createStager, type Stager } from './stager.ts';
-import { identityOf, sameIdentity, type FileIdentity, type StageResult } from './staging.ts';
+import { identityOf, sameIdentity, sha256, type FileIdentity, type StageResult } from './staging.ts';
 import { formatOf, type ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
@@ -131,18 +132,17 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     }
   }
 
-  override stage(prepared: PreparedWal, expected: number): Promise<StageResult> {
+  override async stage(prepared: PreparedWal, expected: number): Promise<StageResult> {
     const { wal, temporary } = prepared;
     const { mode, compression, encryption } = this.#settings;
-    return this.#stagerFor(expected).stage({
-      name: wal.name,
-      source: wal.path,
-      identity: wal.identity,
-      temporary,
-      mode,
-      compression,
-      encryption,
-    });
+    const task = { name: wal.name, source: wal.path, identity: wal.identity, temporary, mode, compression, encryption };
+    const stager = this.#stagerFor(expected);
+    const result = await stager.stage(task);
+    if (result.outcome !== 'failed' || result.errno !== 'ENOENT' || temporary === null) return result;
+    // Barman removes empty directories whenever it likes.
+    await mkdir(dirname(temporary), { recursive: true, mode: DIRECTORY_MODE });
+    this.#unsynced.add(dirname(temporary));
+    return stager.stage(task);
   }
 
   override async commit(group: readonly StagedWal[]): Promise<CommitResult[]> {
@@ -159,7 +159,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       results.push(result);
       if (result.outcome === 'restage') break;
     }
-    const touched = group.slice(0, results.length).map(({ wal }) => dirname(this.getFullPath(wal.name)));
+    // Without the one to be staged again: its directory may be gone.
+    const done = group.filter((_, index) => results[index] !== undefined && results[index].outcome !== 'restage');
+    const touched = done.map(({ wal }) => dirname(this.getFullPath(wal.name)));
     for (const directory of new Set(touched)) await this.#syncDirectory(directory);
     return results;
   }
@@ -239,10 +241,18 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   override async release(prepared: PreparedWal): Promise<WaitingWal> {
     const { wal, temporary } = prepared;
     if (temporary !== null) await unlinkIfThere(temporary);
-    if (!wal.claimed || !(await isThere(wal.path))) return wal;
+    if (!wal.claimed) return wal;
     const path = join(dirname(wal.path), wal.name);
-    // When the name is taken again, the claim keeps its own, and the next pass takes it first.
-    if (!(await linkUnlessThere(wal.path, path))) return wal;
+    try {
+      // What the archive has as well (the catalogue failed after the link) must not be where an archive_command writes.
+      if ((await lstat(wal.path)).nlink > 1) return wal;
+      // When the name is taken again, the claim keeps its own, and the next pass takes it first.
+      if (!(await linkUnlessThere(wal.path, path))) return wal;
+    } catch (error) {
+      // Gone, or no hard links here: then it stays a claim.
+      if (errnoOf(error) === 'ENOENT' || CANT_LINK.has(errnoOf(error) ?? '')) return wal;
+      throw error;
+    }
     await unlinkIfThere(wal.path);
     return { ...wal, path, claimed: false };
   }
@@ -282,9 +292,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       const { buffer, bytesRead } = await handle.read(Buffer.alloc(RECOGNITION_BYTES), 0, RECOGNITION_BYTES, 0);
       const format = formatOf(buffer.subarray(0, bytesRead), this.#settings.keys);
       const compression =
-        format.encryption === null
-          ? this.#spelling(format.compression)
-          : ((await this.#journal.find(name)).at(-1)?.compression ?? this.#settings.compression?.compression ?? null);
+        format.encryption === null ? this.#spelling(format.compression) : await this.#compressionInside(name, handle);
       return {
         name,
         size: Number(stat.size),
@@ -296,6 +304,14 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       if (errnoOf(error) === 'ENOENT') return null;
       throw storageError(path, error);
     }
+  }
+
+  /** Only the journal tells it, where this very file was made by us; a later entry may be of a duplicate that was not published. */
+  async #compressionInside(name: WalName, encrypted: FileHandle): Promise<string | null> {
+    const entries = await this.#journal.find(name);
+    const digest = entries.length === 0 ? null : sha256(await encrypted.readFile());
+    const entry = entries.findLast(({ stored }) => stored === digest);
+    return entry === undefined ? (this.#settings.compression?.compression ?? null) : entry.compression;
   }
 
   /** Several names of Barman's stand for one format; the configured one is preferred, as when the file was stored. */

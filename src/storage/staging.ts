@@ -70,6 +70,9 @@ export type StageResult =
       readonly errno: string | null;
     };
 
+/** A segment that could not be compressed is a little larger afterwards. */
+const MAX_DELIVERED_SIZE = BigInt(MAX_SEGMENT_SIZE) * 2n;
+
 /**
  * What one thread does with bytes in memory, it does for one file at a time:
  * the buffers below are used again, and codecs use theirs again. Meanwhile
@@ -167,6 +170,9 @@ async function transform(
   arrived: CompressionName | null,
   compressor: Compressor | null,
 ): Promise<StageResult | WrittenTemporary> {
+  if (task.identity.size > MAX_DELIVERED_SIZE) {
+    return { outcome: 'invalid', reason: `${task.identity.size} bytes are more than any WAL file has` };
+  }
   const content = bufferFor(Number(task.identity.size));
   readFully(fd, content);
   const opened = await openCompressed(task, content, arrived);
@@ -181,7 +187,7 @@ async function transform(
     let done = 0;
     while (done < stored.length) done += writeSync(created.fd, stored, done, stored.length - done);
   });
-  collectGarbage(content.length);
+  collectGarbage(stored.length);
   if (handle === null) return { outcome: 'changed', reason: 'it changed while it was read' };
   return { temporary: handle, facts: facts(verdict, stored.length, arrived ?? compressor?.name ?? null, digests) };
 }
@@ -271,7 +277,8 @@ async function openCompressed(
   } catch (error) {
     if (isErrorCode(error, 'incomplete-wal')) return { outcome: 'incomplete', reason: error.message };
     if (isErrorCode(error, 'damaged')) return { outcome: 'invalid', reason: error.message };
-    throw error;
+    // A program that is missing, say. Others don't need it.
+    throw new SourceFault(error);
   }
 }
 

@@ -109,7 +109,9 @@ describe('an incomplete file', () => {
       await until('the file to be overdue', async () => {
         const { status, stdout } = await server.cli(['archive-wal', 'main']);
         if (status === 0) return false;
-        expect(stdout).toMatch(new RegExp(`"${wal.name}" NOT archived: incomplete, and unchanged for \\d+ s: 500000 of`));
+        expect(stdout).toMatch(
+          new RegExp(`"${wal.name}" NOT archived: incomplete, and unchanged for \\d+ s: 500000 of`),
+        );
         return true;
       });
       expect(await namesIn(server.incoming)).toEqual([wal.name]);

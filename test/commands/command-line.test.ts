@@ -66,7 +66,13 @@ describe('a mistyped', () => {
 
   test('server suggests the right one, or names those there are', () =>
     withServer({}, async (server) => {
-      for (const command of [['list-wals'], ['rebuild-xlogdb'], ['archive-wal'], ['show-servers'], ['errors', 'list']]) {
+      for (const command of [
+        ['list-wals'],
+        ['rebuild-xlogdb'],
+        ['archive-wal'],
+        ['show-servers'],
+        ['errors', 'list'],
+      ]) {
         const { status, stdout, stderr } = await server.cli([...command, 'mian']);
         expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
         expect(stderr).toBe(`ERROR: unknown server "mian" in ${server.config}\nHINT: did you mean "main"?\n`);
@@ -123,7 +129,14 @@ describe('list-servers and show-servers', () => {
       );
       expect((await runCli(['list-server'], { config })).stdout).toBe(stdout);
       expect(json(await runCli(['-f', 'json', 'list-servers'], { config }))).toEqual([
-        { name: 'main', description: 'The one that counts', active: true, passive: false, disabled: false, problems: [] },
+        {
+          name: 'main',
+          description: 'The one that counts',
+          active: true,
+          passive: false,
+          disabled: false,
+          problems: [],
+        },
         { name: 'idle', description: 'idle', active: false, passive: false, disabled: false, problems: [] },
         { name: 'copy', description: 'copy', active: true, passive: true, disabled: false, problems: [] },
         {
@@ -196,7 +209,12 @@ describe('output', () => {
 
   test('-q prints nothing but errors', () =>
     withServer({}, async (server) => {
-      for (const command of [['list-servers'], ['list-wals', 'main'], ['archive-wal', 'main'], ['errors', 'list', 'main']]) {
+      for (const command of [
+        ['list-servers'],
+        ['list-wals', 'main'],
+        ['archive-wal', 'main'],
+        ['errors', 'list', 'main'],
+      ]) {
         expect(await server.cli(['-q', ...command])).toMatchObject({ status: 0, stdout: '', stderr: '' });
       }
       expect((await server.cli(['-q', 'list-wals', 'mian'])).stderr).toContain('ERROR: unknown server');

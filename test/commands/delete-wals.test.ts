@@ -1,10 +1,18 @@
-import { readFile, rm, utimes, writeFile } from 'node:fs/promises';
+import { readFile, rm, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { segmentName, walName } from '../../src/wal/wal-name.ts';
 import { ensureBuilt } from '../support/cli.ts';
 import { makeWal } from '../support/make-wal.ts';
-import { catalogueLines, digestsOf, json, placeStored, withServer, type ServerOptions, type TestServer } from './with-server.ts';
+import {
+  catalogueLines,
+  digestsOf,
+  json,
+  placeStored,
+  withServer,
+  type ServerOptions,
+  type TestServer,
+} from './with-server.ts';
 
 const HOUR = 3600;
 const now = Math.floor(Date.now() / 1000);

@@ -141,7 +141,9 @@ describe('errors resolve', () => {
       const { status, stdout } = await server.cli(['errors', 'resolve', 'main']);
       expect(status).toBe(1);
       expect(stdout).toContain(`\t"${identical}": dropped: ${wal.name} is archived with the same content\n`);
-      expect(stdout).toContain(`\t"${archivable}": moved back to ${server.incoming}, to be archived by the next pass\n`);
+      expect(stdout).toContain(
+        `\t"${archivable}": moved back to ${server.incoming}, to be archived by the next pass\n`,
+      );
       expect(stdout).toMatch(new RegExp(`\\t"${different}": left: .* --keep-aside`));
       expect(stdout).toMatch(new RegExp(`\\t"${strange}": left: .* --accept-identity`));
       expect(stdout).toContain('Server main: 2 files resolved, 2 left\n');
@@ -210,7 +212,9 @@ describe('errors resolve', () => {
       expect((await server.cli(['get-wal', 'main', foreign.name])).bytes.equals(foreign.bytes)).toBe(true);
       // From now on the old cluster's WAL is the foreign one.
       await writeWal(server.incoming, { segment: 9 });
-      expect((await server.cli(['archive-wal', 'main'])).stdout).toContain('its system identifier is 7123456789012345678');
+      expect((await server.cli(['archive-wal', 'main'])).stdout).toContain(
+        'its system identifier is 7123456789012345678',
+      );
     }));
 
   test.each(['--keep-aside', '--accept-identity'])('%s wants the name of one file', async (option) =>

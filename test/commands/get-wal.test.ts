@@ -101,7 +101,9 @@ describe('finds a file', () => {
 
 describe('--peek', () => {
   const place = (server: TestServer, ...segments: number[]): Promise<unknown> =>
-    Promise.all(segments.map((segment) => placeStored(server, segmentName(1, BigInt(segment), 1 << 20), Buffer.from('x'))));
+    Promise.all(
+      segments.map((segment) => placeStored(server, segmentName(1, BigInt(segment), 1 << 20), Buffer.from('x'))),
+    );
   const names = (...segments: number[]): string =>
     segments.map((segment) => `${segmentName(1, BigInt(segment), 1 << 20)}\n`).join('');
 
@@ -278,7 +280,8 @@ describe('exit status', () => {
     'an archived file cut short': (server) => placeStored(server, wal.name, wal.bytes.subarray(0, 70_000)),
     'a file in incoming that is not whole': (server) =>
       writeFile(join(server.incoming, wal.name), wal.bytes.subarray(0, 70_000)),
-    'a directory under its name': (server) => mkdir(join(server.wals, wal.name.slice(0, 16), wal.name), { recursive: true }),
+    'a directory under its name': (server) =>
+      mkdir(join(server.wals, wal.name.slice(0, 16), wal.name), { recursive: true }),
     'a symbolic link that goes round in circles': async (server) => {
       await mkdir(join(server.wals, wal.name.slice(0, 16)));
       await symlink(wal.name, join(server.wals, wal.name.slice(0, 16), wal.name));

@@ -135,7 +135,10 @@ test('an archive without anything is no error, nor has it gaps', () =>
       stdout: 'Server main: nothing archived yet\n',
     });
     expect((await server.cli(['list-wals', '--gaps', 'main'])).status).toBe(0);
-    expect(json(await server.cli(['-f', 'json', 'list-wals', 'main']))).toMatchObject({ server: 'main', timelines: [] });
+    expect(json(await server.cli(['-f', 'json', 'list-wals', 'main']))).toMatchObject({
+      server: 'main',
+      timelines: [],
+    });
   }));
 
 test('knows the segment size of the archive, so that the log boundary is no gap', () =>
@@ -199,7 +202,14 @@ test('a home of Barman is listed as it is, without a byte being changed', () =>
   withBarmanFixture(async ({ home }) => {
     const at = (directory: string): string => join(home, 'main', directory);
     const server = await configured(
-      { home, server: 'main', incoming: at('incoming'), streaming: at('streaming'), wals: at('wals'), errors: at('errors') },
+      {
+        home,
+        server: 'main',
+        incoming: at('incoming'),
+        streaming: at('streaming'),
+        wals: at('wals'),
+        errors: at('errors'),
+      },
       { compression: 'zstd' },
     );
     const before = await readFile(join(server.wals, 'main-xlog.db'));

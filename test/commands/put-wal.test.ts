@@ -131,7 +131,11 @@ describe('refuses, and keeps nothing of', () => {
     ['no WAL name', [{ ...file, name: 'postgresql.conf' }, sums], '"postgresql.conf" is not the name of a WAL file'],
     ['a name with a newline', [{ ...file, name: `${wal.name}\n` }, sums], 'is not the name of a WAL file'],
     ['a checksum without its file', [file, sumsOf([file, { name: next.name }])], `of "${next.name}", which did not`],
-    ['a file without its checksum', [file, { name: next.name, bytes: next.bytes }, sums], `no checksum of ${next.name}`],
+    [
+      'a file without its checksum',
+      [file, { name: next.name, bytes: next.bytes }, sums],
+      `no checksum of ${next.name}`,
+    ],
     ['no checksums at all', [file], 'no SHA256SUMS and no MD5SUMS'],
     ['no file at all', [{ name: 'SHA256SUMS' }], 'there is no WAL file'],
     ['a stream without entries', [], 'no SHA256SUMS and no MD5SUMS'],
@@ -141,7 +145,11 @@ describe('refuses, and keeps nothing of', () => {
       [file, sumsOf([file]), sumsOf([{ name: wal.name, bytes: next.bytes }], 'md5')],
       'MD5SUMS says',
     ],
-    ['a checksum file that is none', [file, { name: 'MD5SUMS', bytes: Buffer.from('hello\n') }], 'no checksum: "hello"'],
+    [
+      'a checksum file that is none',
+      [file, { name: 'MD5SUMS', bytes: Buffer.from('hello\n') }],
+      'no checksum: "hello"',
+    ],
     ['two checksum files of one name', [sums, file, sums], 'two files SHA256SUMS'],
     ['one file twice', [file, file, sums], `${wal.name} comes twice`],
     ['garbage under a WAL name', ...garbage(Buffer.alloc(1024 * 1024, 'x'))],
@@ -187,7 +195,21 @@ describe('refuses, and keeps nothing of', () => {
       const whole = await deliveryOf([file]);
       // Behind the checksum file comes nothing but zeros.
       const end = whole.length - 2 * 512;
-      const offsets = [0, 1, 100, 511, 512, 513, 1_024, 65_536, 500_000, end - 1_024, end - 512 - 1, end - 512, end - 450];
+      const offsets = [
+        0,
+        1,
+        100,
+        511,
+        512,
+        513,
+        1_024,
+        65_536,
+        500_000,
+        end - 1_024,
+        end - 512 - 1,
+        end - 512,
+        end - 450,
+      ];
       const results = await Promise.all(offsets.map((offset) => put(server, whole.subarray(0, offset))));
       for (const [index, { status, stderr }] of results.entries()) {
         expect({ offset: offsets[index], status }).toEqual({ offset: offsets[index], status: 1 });
@@ -244,7 +266,10 @@ test('--test says the words that barman-wal-archive --test shows, and reads noth
       stdout: 'Ready to accept WAL files for the server main\n',
       stderr: '',
     });
-    expect(json(await server.cli(['-f', 'json', 'put-wal', '--test', 'main']))).toEqual({ server: 'main', ready: true });
+    expect(json(await server.cli(['-f', 'json', 'put-wal', '--test', 'main']))).toEqual({
+      server: 'main',
+      ready: true,
+    });
     const unknown = await server.cli(['put-wal', '--test', 'mian']);
     expect(unknown.status).toBe(1);
     expect(unknown.stderr).toContain('did you mean "main"?');

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
-import { pack, type Headers } from 'tar-stream';
+import { pack, type Header } from 'tar-stream';
 
 export interface TarEntry {
   readonly name: string;
   readonly bytes?: Buffer;
   /** Seconds since the epoch. */
   readonly mtime?: number;
-  readonly type?: NonNullable<Headers['type']>;
+  readonly type?: NonNullable<Header['type']>;
 }
 
 /** A tar stream as put-wal reads it, whatever is in it. */

@@ -5,7 +5,14 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { CLI, ensureBuilt } from '../support/cli.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import type { RunResult } from '../support/run.ts';
-import { catalogueLines, namesIn, placeStored, withServer, type ServerOptions, type TestServer } from '../commands/with-server.ts';
+import {
+  catalogueLines,
+  namesIn,
+  placeStored,
+  withServer,
+  type ServerOptions,
+  type TestServer,
+} from '../commands/with-server.ts';
 import { checkedOutBarman, debianBarman, type Barman } from './barman-programs.ts';
 
 /** A database host with Barman's clients, whose ssh leads to a host where walwarden is called barman. */
@@ -37,11 +44,7 @@ echo "$*" >> "$SSH_LOG"
 PATH=$BARMAN_HOST_PATH exec sh -c "$*"
 `;
 
-function withClients<T>(
-  barman: Barman,
-  options: ServerOptions,
-  body: (clients: Clients) => Promise<T>,
-): Promise<T> {
+function withClients<T>(barman: Barman, options: ServerOptions, body: (clients: Clients) => Promise<T>): Promise<T> {
   return withServer(options, async (server) => {
     const at = (name: string): string => join(server.home, name);
     for (const directory of ['client-bin', 'barman-bin', 'data']) await mkdir(at(directory));

@@ -76,8 +76,7 @@ function withBarmanHome<T>(options: ServerOptions, body: (home: Home) => Promise
   });
 }
 
-const storedPath = (server: TestServer, name: string): string =>
-  join(server.wals, walDirectory(walName(name)), name);
+const storedPath = (server: TestServer, name: string): string => join(server.wals, walDirectory(walName(name)), name);
 
 const nameOf = (line: string): string => line.split(/\s/)[0] ?? '';
 
@@ -85,7 +84,8 @@ const nameOf = (line: string): string => line.split(/\s/)[0] ?? '';
 const wholeSeconds = (line: string): string => line.replace(/\.\d+(?=\t)/, '.0');
 
 /** Neither the name of the compressor nor its library is in the bytes: pigz writes what gzip writes. */
-const byFormat = (line: string): string => line.replace(/\t(pigz|pygzip)\t/, '\tgzip\t').replace('\tpybzip2\t', '\tbzip2\t');
+const byFormat = (line: string): string =>
+  line.replace(/\t(pigz|pygzip)\t/, '\tgzip\t').replace('\tpybzip2\t', '\tbzip2\t');
 
 describe('the home of Barman 3.17', () => {
   test('is listed', () =>
@@ -147,7 +147,9 @@ describe('the home of Barman 3.17', () => {
       expect(list.stdout).toMatch(/^Server main: duplicates: 1, unknown: 1\n/);
       const { stdout } = await server.cli(['errors', 'explain', 'main']);
       expect(stdout).toContain(`"${DUPLICATE}"\n\tnow: its content is another (SHA-256 `);
-      expect(stdout).toContain(`; the first difference is at byte 70000 (1048576 bytes here, 1048576 archived in ${storedPath(server, '00000001000000000000000B')})`);
+      expect(stdout).toContain(
+        `; the first difference is at byte 70000 (1048576 bytes here, 1048576 archived in ${storedPath(server, '00000001000000000000000B')})`,
+      );
       expect(stdout).toContain(`"${UNKNOWN}"\n\tnow: "not-a-wal" is not the name of a WAL file`);
       const conflicting = await readFile(join(server.errors, DUPLICATE));
       expect((await server.cli(['errors', 'resolve', 'main'])).status).toBe(1);
@@ -300,7 +302,9 @@ describe('Debian’s Barman reads, lists and rebuilds what we archive, and we wh
         expect((await server.cli(['list-wals', 'main'])).stdout).toContain('(2 segments)');
         await writeWal(server.incoming, { segment: 3 });
         expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
-        expect((await catalogueLines(server)).map(nameOf)).toEqual([1, 2, 3].map((segment) => makeWal({ segment }).name));
+        expect((await catalogueLines(server)).map(nameOf)).toEqual(
+          [1, 2, 3].map((segment) => makeWal({ segment }).name),
+        );
       },
       BARMAN_GLOBAL,
     ));

@@ -68,7 +68,10 @@ except ImportError:
 
 function barmanOf(label: string, env: NodeJS.ProcessEnv): Barman {
   const python: Barman['python'] = (program, args, options = {}) =>
-    run(PYTHON, ['-c', `${SNAPPY_OF_DEBIAN}${program}`, ...args], { ...options, env: { ...process.env, ...options.env, ...env } });
+    run(PYTHON, ['-c', `${SNAPPY_OF_DEBIAN}${program}`, ...args], {
+      ...options,
+      env: { ...process.env, ...options.env, ...env },
+    });
   return {
     label,
     python,

@@ -6,7 +6,14 @@ import { recogniseCompression } from '../../src/compression/codecs.ts';
 import { identityOf } from '../../src/storage/staging.ts';
 import { LocalWalStorageStrategy, type LocalStorageSettings } from '../../src/storage/local-wal-storage-strategy.ts';
 import type { ReadingKeys } from '../../src/storage/stored-content.ts';
-import type { AcceptSystem, SaveResult, WaitingWal, WalHooks } from '../../src/storage/wal-storage-strategy.ts';
+import type {
+  AcceptSystem,
+  SaveOptions,
+  SaveResult,
+  WaitingWal,
+  WalHooks,
+  WalStorageStrategy,
+} from '../../src/storage/wal-storage-strategy.ts';
 import { toXlogdbLine } from '../../src/wal/wal-file-info.ts';
 import { walName, type WalName } from '../../src/wal/wal-name.ts';
 import { makeWal, type WalOptions } from '../support/make-wal.ts';
@@ -98,9 +105,9 @@ export async function* queueOf(wals: Iterable<WaitingWal>): AsyncGenerator<Waiti
 
 /** Saves files to the end; the results in the order in which they came. */
 export async function saveAll(
-  strategy: LocalWalStorageStrategy | { save: LocalWalStorageStrategy['save'] },
+  strategy: WalStorageStrategy,
   wals: readonly WaitingWal[],
-  options: Parameters<LocalWalStorageStrategy['save']>[1] = {},
+  options: SaveOptions = {},
 ): Promise<SaveResult[]> {
   const results: SaveResult[] = [];
   for await (const result of strategy.save(queueOf(wals), { expected: wals.length, ...options })) results.push(result);
