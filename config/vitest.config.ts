@@ -1,28 +1,16 @@
 import { defineConfig } from 'vitest/config';
 
-// unit: quick, one process, for the inner loop. e2e: real PostgreSQL, real clients, real processes.
+/** Real PostgreSQL, real clients, whole processes, every level of every codec: minutes. */
+const system = ['test/{e2e,fault,commands}/**/*.test.ts', 'test/compression/{damage,levels}.test.ts'];
+
+const setupFiles = ['test/support/leak-check.ts'];
+
 export default defineConfig({
   test: {
     root: new URL('..', import.meta.url).pathname,
     projects: [
-      {
-        test: {
-          name: 'unit',
-          include: ['test/**/*.test.ts'],
-          exclude: ['test/e2e/**', 'test/fault/**'],
-          setupFiles: ['test/support/leak-check.ts'],
-          testTimeout: 60_000,
-        },
-      },
-      {
-        test: {
-          name: 'e2e',
-          include: ['test/{e2e,fault}/**/*.test.ts'],
-          setupFiles: ['test/support/leak-check.ts'],
-          testTimeout: 600_000,
-          hookTimeout: 120_000,
-        },
-      },
+      { test: { name: 'unit', include: ['test/**/*.test.ts'], exclude: system, setupFiles, testTimeout: 60_000 } },
+      { test: { name: 'system', include: system, setupFiles, testTimeout: 600_000, hookTimeout: 120_000 } },
     ],
   },
 });

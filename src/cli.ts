@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
+import { exitStatusForDoubt } from './commands/doubt.ts';
 
 // Before anything else is loaded: scripts ask for the version often, and it must be quick.
 const [first, ...rest] = process.argv.slice(2);
@@ -7,6 +8,21 @@ if (rest.length === 0 && (first === '--version' || first === '-v')) {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   process.stdout.write(`walwarden ${version}\n`);
 } else {
-  const { main } = await import('./command-line.ts');
-  process.exitCode = await main(process.argv);
+  // Whatever goes wrong from here on, even a missing module: PostgreSQL must not take it for the end of the archive.
+  const failed = (error: unknown): never => {
+    try {
+      process.stderr.write(`ERROR: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
+    } finally {
+      process.exit(process.argv.includes('get-wal') ? exitStatusForDoubt() : 1);
+    }
+  };
+  process.on('uncaughtException', failed);
+  // Nobody who reads what we say is no failure.
+  process.stderr.on('error', () => {});
+  try {
+    const { main } = await import('./command-line.ts');
+    process.exitCode = await main(process.argv);
+  } catch (error) {
+    failed(error);
+  }
 }

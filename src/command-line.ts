@@ -1,6 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { readFileSync } from 'node:fs';
 import type { CommandContext, Report } from './commands/command.ts';
+import { exitStatusForDoubt } from './commands/doubt.ts';
 import type { CompressionName } from './compression/codec.ts';
 import { formatPlace } from './config/config.ts';
 import { loadConfig } from './config/load.ts';
@@ -20,7 +21,7 @@ interface Execution {
   /** PostgreSQL runs this and keeps what it writes to stderr: there only what is wrong. */
   readonly calledByPostgres?: boolean;
   /** The exit status of an error, where it is not the usual one. */
-  readonly exitStatus?: (error: unknown) => Promise<number>;
+  readonly exitStatus?: (error: unknown) => number;
 }
 
 /** Errors are 1, below 126 as PostgreSQL wants it of archive_command, but for these. */
@@ -38,7 +39,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return 0;
-    return argv.includes('get-wal') ? (await import('./commands/get-wal.ts')).exitStatusForDoubt(undefined) : 2;
+    return argv.includes('get-wal') ? exitStatusForDoubt() : 2;
   }
 }
 
@@ -53,7 +54,7 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
       const log = execution.calledByPostgres === true ? logger.debug : logger.warn;
       log.call(logger, `${formatPlace(warning)}: ${warning.message}`);
     }
-    const report = await execution.run({ config, logger, drain: drainOnSignal(execution) });
+    const report = await execution.run({ config, logger, ...drainOnSignal(execution) });
     print(globals, report);
     return report.exitCode ?? 0;
   } catch (error) {
@@ -64,19 +65,24 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
 }
 
 /** The first signal asks to finish what is in hand, the second ends us at once: a crash is safe too. */
-function drainOnSignal(execution: Execution): AbortSignal {
+function drainOnSignal(execution: Execution): Pick<CommandContext, 'drain' | 'kill'> {
   const drain = new AbortController();
-  if (execution.calledByPostgres === true) return drain.signal;
-  for (const [signal, number] of [
-    ['SIGINT', 2],
-    ['SIGTERM', 15],
-  ] as const) {
-    process.on(signal, () => {
-      if (drain.signal.aborted) process.exit(128 + number);
-      drain.abort();
-    });
+  const kill = new AbortController();
+  if (execution.calledByPostgres !== true) {
+    for (const [signal, number] of [
+      ['SIGINT', 2],
+      ['SIGTERM', 15],
+    ] as const) {
+      process.on(signal, () => {
+        if (drain.signal.aborted) {
+          kill.abort();
+          process.exit(128 + number);
+        }
+        drain.abort();
+      });
+    }
   }
-  return drain.signal;
+  return { drain: drain.signal, kill: kill.signal };
 }
 
 function print(globals: GlobalOptions, report: Report): void {
@@ -267,10 +273,10 @@ function addGetWal(add: (spec: string, description: string) => Command, execute:
             ...(compression === undefined ? {} : { compression }),
           });
         },
-        exitStatus: async (error) => {
+        exitStatus: (error) => {
           if (error instanceof WalwardenError && error.code === 'wal-not-found') return 1;
           if (error instanceof WalwardenError && error.code === 'invalid-wal-name') return 3;
-          return (await import('./commands/get-wal.ts')).exitStatusForDoubt(flags.onError);
+          return exitStatusForDoubt(flags.onError);
         },
       });
     },

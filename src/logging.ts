@@ -1,6 +1,6 @@
-import { openSync } from 'node:fs';
+import { openSync, writeSync } from 'node:fs';
 import { pino, type DestinationStream, type Logger } from 'pino';
-import { messageOf } from './errors.ts';
+import { errnoOf, messageOf } from './errors.ts';
 
 export interface LogSettings {
   /** JSON goes there; null means stderr. */
@@ -26,24 +26,57 @@ export const LOG_LEVELS: readonly string[] = Object.keys(LEVELS);
 /**
  * The log of this process: JSON lines to a file, or to stderr when there is
  * none; on a terminal, lines for people. Written synchronously, so that a crash
- * takes no line with it. A log file that can't be opened is told on stderr: it
- * must not keep WAL from being archived.
+ * takes no line with it. Neither a log file that can't be opened nor a full
+ * disk may keep WAL from being archived or handed out: then it is told on
+ * stderr, and logged there.
  */
 export async function createLogger(settings: LogSettings): Promise<Logger> {
   const level = LEVELS[settings.level.toUpperCase()] ?? 'info';
-  let problem: string | null = null;
-  let destination: DestinationStream | null = null;
+  const stderr = process.stderr.isTTY ? await terminalLines() : lines(2, () => {});
+  let destination = stderr;
   if (settings.file !== null) {
+    const { file } = settings;
+    const failed = (error: unknown): void => {
+      stderr.write(
+        `${JSON.stringify({ level: 40, time: new Date().toISOString(), msg: `can't write to the log file ${file}: ${messageOf(error)}; logging to stderr` })}\n`,
+      );
+    };
     try {
-      destination = pino.destination({ dest: openSync(settings.file, 'a', 0o640), sync: true });
+      let broken = false;
+      const log = lines(openSync(file, 'a', 0o640), (error, line) => {
+        if (!broken) failed(error);
+        broken = true;
+        stderr.write(line);
+      });
+      destination = log;
     } catch (error) {
-      problem = `can't open the log file ${settings.file}: ${messageOf(error)}; logging to stderr`;
+      failed(error);
     }
   }
-  destination ??= process.stderr.isTTY ? await terminalLines() : pino.destination({ dest: 2, sync: true });
-  const logger = pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
-  if (problem !== null) logger.warn(problem);
-  return logger;
+  return pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+}
+
+/** A reader that is slow gets this many milliseconds for a line, and then misses it. */
+const PATIENCE_MS = 1_000;
+
+/** Whole lines to a descriptor; what can't be written is handed to `onFailure`, never thrown. */
+function lines(fd: number, onFailure: (error: unknown, line: string) => void): DestinationStream {
+  return {
+    write(line) {
+      const bytes = Buffer.from(line);
+      const deadline = Date.now() + PATIENCE_MS;
+      let done = 0;
+      while (done < bytes.length) {
+        try {
+          done += writeSync(fd, bytes, done);
+        } catch (error) {
+          // A full pipe: wait a little.
+          if (errnoOf(error) !== 'EAGAIN' || Date.now() > deadline) return onFailure(error, line);
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+        }
+      }
+    },
+  };
 }
 
 async function terminalLines(): Promise<DestinationStream> {

@@ -1,13 +1,14 @@
-import { access, mkdir } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { ErrorsDirectory } from './archiver/errors-directory.ts';
 import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
-import { identityIn, newestHeader, SystemIdentity } from './archiver/identity.ts';
+import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiver/identity.ts';
 import type { ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
 import type { CompressionSettings, CustomFilters } from './compression/codec.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
+import { makeDirectory } from './durable/durable-file.ts';
 import { acquireLock, type HeldLock } from './durable/lock-file.ts';
 import { errnoOf, messageOf, WalwardenError } from './errors.ts';
 import { createWalHooks, type WalHookSettings } from './hooks/wal-hooks.ts';
@@ -27,6 +28,8 @@ export interface Server extends AsyncDisposable {
   readonly logger: Logger;
   /** Takes `.<server>-archive-wal.lock`; throws `locked` when another process has it. */
   lockArchive(): Promise<HeldLock>;
+  /** Throws `storage` when the archive is not there as a whole, though it was before. */
+  checkThere(): Promise<void>;
   /** Makes the directories that are missing. */
   makeDirectories(): Promise<void>;
   /** Bytes of a segment, as the newest archived one says; null in an archive without segments. */
@@ -36,7 +39,13 @@ export interface Server extends AsyncDisposable {
 }
 
 /** Wires up one server. Throws `config` when its configuration has problems. */
-export function openServer(config: WalwardenConfig, server: ServerConfig, logger: Logger, drain?: AbortSignal): Server {
+export function openServer(
+  config: WalwardenConfig,
+  server: ServerConfig,
+  logger: Logger,
+  signals: { readonly drain?: AbortSignal | undefined; readonly kill?: AbortSignal | undefined } = {},
+): Server {
+  const { drain, kill } = signals;
   if (server.disabled) {
     const problems = server.problems.map((problem) => problem.message).join('; ');
     throw new WalwardenError('config', `server ${server.name} is disabled: ${problems}`, {
@@ -90,6 +99,7 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
         pathPrefix: options.path_prefix === null ? null : options.path_prefix.join(':'),
         logger,
         drain,
+        kill,
       }),
       accept: (systemIdentifier, majorVersion) => identity.accept(systemIdentifier, majorVersion),
     },
@@ -138,7 +148,7 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
       options.errors_directory,
       walsDirectory,
     ]) {
-      await makeDirectory(path, config.global.options.barman_home);
+      await makeServerDirectory(path, config.global.options.barman_home);
     }
   }
 
@@ -153,6 +163,18 @@ export function openServer(config: WalwardenConfig, server: ServerConfig, logger
     keys,
     logger,
     lockArchive: () => acquireLock(lockPath('archive-wal')),
+    async checkThere() {
+      await strategy.checkThere();
+      // An empty mount point looks like an empty archive, but for what stands beside it.
+      if ((await readIdentity(identity.path)) === null || (await catalogue.exists())) return;
+      throw new WalwardenError(
+        'storage',
+        `the archive ${walsDirectory} has no catalogue, though ${identity.path} exists`,
+        {
+          hint: `is its file system mounted? If it is: walwarden rebuild-xlogdb ${name}`,
+        },
+      );
+    },
     makeDirectories,
     segmentSize: async () =>
       (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ?? (await strategy.encryptedSegmentSize()),
@@ -190,10 +212,10 @@ function compressionSettings(server: ServerConfig, custom: CustomFilters | undef
  * missing, a file system is probably not mounted, and what was archived beneath
  * the mount point would disappear with the next mount.
  */
-async function makeDirectory(path: string, home: string): Promise<void> {
+async function makeServerDirectory(path: string, home: string): Promise<void> {
   try {
     if (path.startsWith(`${home}/`)) await access(home);
-    await mkdir(path, { recursive: true, mode: 0o700 });
+    await makeDirectory(path);
   } catch (cause) {
     const errno = errnoOf(cause);
     const why = errno === 'EEXIST' ? 'there is something else of that name' : messageOf(cause);

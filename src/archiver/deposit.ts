@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { fsyncDirectory, fsyncFile, linkUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
+import { fsyncDirectory, fsyncFile, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
@@ -59,7 +59,7 @@ export async function depositWal(parts: DepositParts, name: WalName, temporary: 
         const inErrors = await keepOnce(parts.errors, name, temporary, bytes, found.reason);
         return { outcome: 'conflict', reason: found.reason, inErrors };
       }
-      if (await linkUnlessThere(temporary, final)) {
+      if (await moveUnlessThere(temporary, final)) {
         await fsyncDirectory(parts.incoming);
         return { outcome: 'deposited' };
       }
@@ -76,7 +76,10 @@ async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buff
     const found = await compareWaiting(path, bytes, parts.keys);
     if (found.result !== 'absent') return found;
   }
-  return parts.strategy.compare(name, bytes);
+  const stored = await parts.strategy.compare(name, bytes);
+  // Somebody else may have stored it, and crashed before the fsync.
+  if (stored.result === 'same' && (await parts.strategy.makeDurable(name)) === null) return { result: 'absent' };
+  return stored;
 }
 
 async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {
@@ -111,7 +114,7 @@ async function keepOnce(
 ): Promise<string> {
   for (const file of await errors.list()) {
     if (file.kind !== 'duplicate' || !file.entry.startsWith(`${name}.`)) continue;
-    if ((await readFile(join(errors.path, file.entry))).equals(bytes)) return file.entry;
+    if ((await readFile(errors.pathOf(file))).equals(bytes)) return file.entry;
   }
   return errors.takeCopy(temporary, name, 'duplicate', reason);
 }

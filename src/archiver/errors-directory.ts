@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { copyFile, lstat, mkdir, open, readdir, readFile, rename, type FileHandle } from 'node:fs/promises';
+import { copyFile, lstat, open, readdir, readFile, readlink, rename, symlink, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
   CANT_LINK,
   fsyncDirectory,
   isThere,
   linkUnlessThere,
+  makeDirectory,
   unlinkIfThere,
   writeNewFile,
 } from '../durable/durable-file.ts';
@@ -19,6 +20,8 @@ export type ErrorKind = 'duplicate' | 'unknown';
 export interface ErrorFile {
   /** Its name there, as text; other bytes than UTF-8 are replaced. */
   readonly entry: string;
+  /** The same byte for byte, as latin1. */
+  readonly raw: string;
   /** The name that it arrived under. */
   readonly name: string;
   readonly kind: ErrorKind | 'error' | null;
@@ -50,12 +53,12 @@ export class ErrorsDirectory {
    * it arrived under, byte for byte (latin1).
    */
   async take(source: string | Buffer, name: string, kind: ErrorKind, reason: string): Promise<string> {
-    return this.#place(name, kind, reason, (target) => moveNoReplace(source, target), source);
+    return this.#place(name, kind, reason, (target) => moveNoReplace(source, target));
   }
 
   /** Puts a durable copy of a file there, leaving the original; for a writer that will come again. */
   async takeCopy(source: string, name: string, kind: ErrorKind, reason: string): Promise<string> {
-    return this.#place(name, kind, reason, (target) => copyNoReplace(source, target), null);
+    return this.#place(name, kind, reason, (target) => copyNoReplace(source, target));
   }
 
   async #place(
@@ -63,30 +66,31 @@ export class ErrorsDirectory {
     kind: ErrorKind,
     reason: string,
     put: (target: Buffer) => Promise<boolean>,
-    source: string | Buffer | null,
   ): Promise<string> {
-    await mkdir(this.path, { recursive: true, mode: 0o700 });
-    await mkdir(this.#reasons, { recursive: true, mode: 0o700 });
+    await makeDirectory(this.path);
+    await makeDirectory(this.#reasons);
     // Stamps have a resolution of one second: a taken name means the next one.
     for (let seconds = Math.floor(Date.now() / 1000); ; seconds += 1) {
       const entry = errorEntry(name, new Date(seconds * 1000), kind);
-      const target = Buffer.concat([Buffer.from(`${this.path}/`), Buffer.from(entry, 'latin1')]);
-      if (await isThere(target)) continue;
-      // The reason first: a reason without its file harms nobody.
+      const target = this.#pathOf(entry);
+      if ((await isThere(target)) || !(await put(target))) continue;
+      // Only now: the link has decided whose entry it is. Should we die here, the file is there without its reason.
       await this.#writeReason(entry, { name, reason });
-      if (!(await put(target))) continue;
-      await fsyncDirectory(this.path);
-      if (source !== null) await fsyncDirectory(dirnameOf(source));
-      return Buffer.from(entry, 'latin1').toString('utf8');
+      return textOf(entry);
     }
   }
 
   async #writeReason(entry: string, facts: { name: string; reason: string }): Promise<void> {
     const path = this.#reasonPath(entry);
     await unlinkIfThere(path);
-    const text = `${JSON.stringify({ ...facts, name: Buffer.from(facts.name, 'latin1').toString('utf8') }, null, 2)}\n`;
+    const text = `${JSON.stringify({ ...facts, name: textOf(facts.name) }, null, 2)}\n`;
     await writeNewFile(path, Buffer.from(text), { mode: 0o600 });
     await fsyncDirectory(this.#reasons);
+  }
+
+  /** Byte for byte: a name may be no UTF-8. */
+  #pathOf(entry: string): Buffer {
+    return Buffer.concat([Buffer.from(`${this.path}/`), Buffer.from(entry, 'latin1')]);
   }
 
   #reasonPath(entry: string): string {
@@ -112,15 +116,21 @@ export class ErrorsDirectory {
     }
   }
 
-  async #describe(entry: string): Promise<ErrorFile> {
-    const [, stampedName, , kind] = ENTRY.exec(entry) ?? [];
-    const reason = await this.#readReason(entry);
+  async #describe(raw: string): Promise<ErrorFile> {
+    const [, stampedName, , kind] = ENTRY.exec(raw) ?? [];
+    const reason = await this.#readReason(raw);
     return {
-      entry: Buffer.from(entry, 'latin1').toString('utf8'),
-      name: reason?.name ?? Buffer.from(stampedName ?? entry, 'latin1').toString('utf8'),
+      entry: textOf(raw),
+      raw,
+      name: reason?.name ?? textOf(stampedName ?? raw),
       kind: kind === 'duplicate' || kind === 'unknown' || kind === 'error' ? kind : null,
       reason: reason?.reason ?? null,
     };
+  }
+
+  /** The path of a file there. */
+  pathOf(file: ErrorFile): Buffer {
+    return this.#pathOf(file.raw);
   }
 
   async #readReason(entry: string): Promise<{ name: string; reason: string } | null> {
@@ -136,41 +146,44 @@ export class ErrorsDirectory {
   }
 
   /** Deletes a file; for what is archived with the same content. */
-  async drop(entry: string): Promise<void> {
-    await unlinkIfThere(join(this.path, entry));
-    await this.#left(entry);
+  async drop(file: ErrorFile): Promise<void> {
+    await unlinkIfThere(this.pathOf(file));
+    await fsyncDirectory(this.path);
+    await this.#forget(file);
   }
 
   /** Moves a file to another path; false when that is taken. Durable when it resolves. */
-  async moveBack(entry: string, target: string): Promise<boolean> {
-    if (!(await moveNoReplace(join(this.path, entry), Buffer.from(target)))) return false;
-    await fsyncDirectory(dirname(target));
-    await this.#left(entry);
+  async moveBack(file: ErrorFile, target: string): Promise<boolean> {
+    if (!(await moveNoReplace(this.pathOf(file), Buffer.from(target)))) return false;
+    await this.#forget(file);
     return true;
   }
 
   /** Moves a file beside the errors directory, where neither we nor Barman count it; resolves to its path. */
-  async keepAside(entry: string): Promise<string> {
+  async keepAside(file: ErrorFile): Promise<string> {
     const directory = `${this.path}.kept`;
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makeDirectory(directory);
     for (let copy = 0; ; copy += 1) {
-      const target = join(directory, copy === 0 ? entry : `${entry}.${copy}`);
-      if (await isThere(target)) continue;
-      if (!(await moveNoReplace(join(this.path, entry), Buffer.from(target)))) continue;
-      await fsyncDirectory(directory);
-      await this.#left(entry);
-      return target;
+      const entry = copy === 0 ? file.raw : `${file.raw.slice(0, MAX_NAME - 8)}.${copy}`;
+      const target = Buffer.concat([Buffer.from(`${directory}/`), Buffer.from(entry, 'latin1')]);
+      if ((await isThere(target)) || !(await moveNoReplace(this.pathOf(file), target))) continue;
+      await this.#forget(file);
+      return target.toString('utf8');
     }
   }
 
-  async #left(entry: string): Promise<void> {
-    await fsyncDirectory(this.path);
-    await unlinkIfThere(this.#reasonPath(Buffer.from(entry).toString('latin1')));
+  async #forget(file: ErrorFile): Promise<void> {
+    await unlinkIfThere(this.#reasonPath(file.raw));
   }
 }
 
+function textOf(latin1: string): string {
+  return Buffer.from(latin1, 'latin1').toString('utf8');
+}
+
 function dirnameOf(path: string | Buffer): string {
-  return dirname(typeof path === 'string' ? path : path.toString('latin1').replace(/[^/]*$/, '_'));
+  // Only the name itself may be no UTF-8; the directory comes from the configuration.
+  return typeof path === 'string' ? dirname(path) : path.toString('utf8', 0, path.lastIndexOf('/'));
 }
 
 /** `<name>.<stamp>.<kind>`, cut and hashed where it would be too long. All in latin1, a character a byte. */
@@ -181,22 +194,28 @@ function errorEntry(name: string, at: Date, kind: ErrorKind): string {
   return `${name.slice(0, MAX_NAME - suffix.length - hash.length - 1)}~${hash}${suffix}`;
 }
 
-/** False when the target was taken meanwhile. */
+/** False when the target was taken meanwhile. Both names are durable when it resolves, the target's before the source goes. */
 async function moveNoReplace(source: string | Buffer, target: Buffer): Promise<boolean> {
   try {
     if (!(await linkUnlessThere(source, target))) return false;
   } catch (error) {
-    if ((await lstat(source)).isDirectory()) return moveDirectory(source, target);
+    const stat = await lstat(source);
+    if (stat.isDirectory()) {
+      // Directories can't be linked; rename(2) replaces an empty one at most.
+      await rename(source, target);
+      await fsyncDirectory(dirnameOf(target));
+      await fsyncDirectory(dirnameOf(source));
+      return true;
+    }
     if (!CANT_LINK.has(errnoOf(error) ?? '')) throw error;
-    if (!(await copyNoReplace(source, target))) return false;
+    if (stat.isSymbolicLink()) await symlink(await readlink(source, 'buffer'), target);
+    // A fifo would be read for ever.
+    else if (!stat.isFile()) throw error;
+    else if (!(await copyNoReplace(source, target))) return false;
   }
+  await fsyncDirectory(dirnameOf(target));
   await unlinkIfThere(source);
-  return true;
-}
-
-/** Directories can't be linked; rename(2) replaces an empty one at most. */
-async function moveDirectory(source: string | Buffer, target: Buffer): Promise<boolean> {
-  await rename(source, target);
+  await fsyncDirectory(dirnameOf(source));
   return true;
 }
 
@@ -207,7 +226,7 @@ async function copyNoReplace(source: string | Buffer, target: Buffer): Promise<b
     if (errnoOf(error) === 'EEXIST') return false;
     throw error;
   }
-  const handle: FileHandle = await open(target, 'r+');
+  const handle: FileHandle = await open(target, 'r');
   try {
     const stat = await lstat(source);
     await handle.utimes(stat.atime, stat.mtime);
@@ -215,6 +234,7 @@ async function copyNoReplace(source: string | Buffer, target: Buffer): Promise<b
   } finally {
     await handle.close();
   }
+  await fsyncDirectory(dirnameOf(target));
   return true;
 }
 

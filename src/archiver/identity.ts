@@ -1,7 +1,7 @@
 import { readFile, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Logger } from 'pino';
-import { fsyncDirectory, linkUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { fsyncDirectory, moveUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
@@ -51,8 +51,7 @@ function parseIdentity(text: string): Identity | null {
 /** Writes identity.json as Barman does, unless somebody was quicker; resolves to what stands there then. */
 async function recordIdentity(path: string, identity: Identity): Promise<Identity> {
   await writeIdentity(path, identity, async (temporary) => {
-    await linkUnlessThere(temporary, path);
-    await unlinkIfThere(temporary);
+    if (!(await moveUnlessThere(temporary, path))) await unlinkIfThere(temporary);
   });
   const recorded = await readIdentity(path);
   if (recorded === null) throw new WalwardenError('storage', `${path} disappeared while it was written`);

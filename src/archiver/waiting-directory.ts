@@ -3,7 +3,7 @@ import { lstat, open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
-import { unlinkIfThere } from '../durable/durable-file.ts';
+import { OUT_OF_RESOURCES, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimedName, claimPath } from '../storage/claim.ts';
 import { identityOf, sameIdentity } from '../storage/staging.ts';
@@ -26,7 +26,13 @@ export interface DirectoryListing {
 /** What a look at one waiting file says. */
 export type Inspection =
   | { readonly state: 'ready'; readonly wal: WaitingWal }
-  | { readonly state: 'unknown' | 'incomplete' | 'failed'; readonly reason: string; readonly changedMs: number }
+  | {
+      readonly state: 'unknown' | 'incomplete' | 'failed';
+      readonly reason: string;
+      readonly changedMs: number;
+      /** Where it is, unless under its name in the directory. */
+      readonly path?: string;
+    }
   | { readonly state: 'gone' };
 
 export interface InspectOptions {
@@ -79,7 +85,8 @@ export async function removeOldTemporaries(directory: string, ignored: readonly 
     if (!isWalName(name)) continue;
     const path = join(directory, entry);
     try {
-      if (Date.now() - (await lstat(path)).ctimeMs > DAY_MS) await unlinkIfThere(path);
+      const stat = await lstat(path);
+      if (stat.isFile() && Date.now() - stat.ctimeMs > DAY_MS) await unlinkIfThere(path);
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error;
     }
@@ -105,13 +112,15 @@ export async function inspectWaiting(
     }
     const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
-      const wal = { name, path, identity: identityOf(stat), claimed };
+      const wal = { name, path, identity: identityOf(stat), claimed, changedMs };
       return await look(wal, handle, changedMs, options);
     } finally {
       await handle.close();
     }
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { state: 'gone' };
+    // Not this file's fault: every other one would fail as well.
+    if (OUT_OF_RESOURCES.has(errnoOf(error) ?? '')) throw error;
     return { state: 'failed', reason: messageOf(error), changedMs: Date.now() };
   }
 }

@@ -9,6 +9,8 @@ export interface PassedOver {
   readonly reason: string;
   /** When the file changed last, in milliseconds since the epoch. */
   readonly changedMs: number;
+  /** Where it is, unless under this name in the directory. */
+  readonly path?: string | undefined;
 }
 
 export interface QueueParts {
@@ -64,22 +66,13 @@ export class WalArchiverQueue implements AsyncIterable<WaitingWal> {
       // Only what can be archived counts, so that odd files never block the others.
       if (taken === this.runSize) return;
       const found = await this.#parts.inspect(name);
-      switch (found.state) {
-        case 'ready':
-          taken += 1;
-          yield found.wal;
-          break;
-        case 'gone':
-          break;
-        case 'unknown':
-          this.errors.push({ entry: name, reason: found.reason, changedMs: found.changedMs });
-          break;
-        case 'incomplete':
-          this.incomplete.push({ entry: name, reason: found.reason, changedMs: found.changedMs });
-          break;
-        case 'failed':
-          this.failed.push({ entry: name, reason: found.reason, changedMs: found.changedMs });
-          break;
+      if (found.state === 'ready') {
+        taken += 1;
+        yield found.wal;
+      } else if (found.state !== 'gone') {
+        const { reason, changedMs, path } = found;
+        const list = found.state === 'unknown' ? this.errors : this[found.state];
+        list.push({ entry: name, reason, changedMs, path });
       }
     }
   }

@@ -4,7 +4,7 @@ import { messageOf } from '../errors.ts';
 import type { SaveResult, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName } from '../wal/wal-name.ts';
-import type { ErrorsDirectory } from './errors-directory.ts';
+import type { ErrorKind, ErrorsDirectory } from './errors-directory.ts';
 import type { PassedOver, WalArchiverQueue } from './wal-archiver-queue.ts';
 
 export interface WalArchiverParts {
@@ -88,7 +88,7 @@ export abstract class WalArchiver {
       for (const found of batch.failed) this.#fail(found.entry, found.reason, summary);
       for (const found of batch.incomplete) this.#leaveIncomplete(found, summary);
     }
-    for (const found of batch.errors) await this.#moveUnknown(found, summary);
+    for (const found of batch.errors) await this.#moveToErrors('unknown', found, summary);
     const moved = [...summary.conflicts, ...summary.unknown].filter(
       ({ name, movedTo }) => isWalName(name) && movedTo !== null,
     );
@@ -110,23 +110,23 @@ export abstract class WalArchiver {
         logger.info({ server, wal: name }, `${name} was archived already, with the same content`);
         summary.duplicates.push(result.info);
         break;
-      case 'conflict': {
-        const movedTo = await this.parts.errors.take(result.wal.path, name, 'duplicate', result.reason);
-        logger.warn(
-          { server, wal: name, movedTo },
-          `${name} is archived already and was not replaced: ${result.reason}; moved to errors as ${movedTo}`,
+      case 'conflict':
+        await this.#moveToErrors(
+          'duplicate',
+          { entry: name, reason: result.reason, changedMs: 0, path: result.wal.path },
+          summary,
         );
-        summary.conflicts.push({ name, reason: result.reason, movedTo });
         break;
-      }
       case 'invalid':
-        await this.#moveUnknown({ entry: name, reason: result.reason, changedMs: 0 }, summary, result.wal.path);
+        await this.#moveToErrors(
+          'unknown',
+          { entry: name, reason: result.reason, changedMs: 0, path: result.wal.path },
+          summary,
+        );
         break;
-      case 'incomplete': {
-        const changedMs = Number(result.wal.identity.mtimeNs / 1_000_000n);
-        this.#leaveIncomplete({ entry: name, reason: result.reason, changedMs }, summary);
+      case 'incomplete':
+        this.#leaveIncomplete({ entry: name, reason: result.reason, changedMs: result.wal.changedMs }, summary);
         break;
-      }
       case 'changed':
         logger.debug({ server, wal: name }, `${name} waits for the next pass: ${result.reason}`);
         break;
@@ -154,22 +154,25 @@ export abstract class WalArchiver {
 
   #fail(entry: string, reason: string, summary: ArchiveSummary): void {
     const { server, logger } = this.parts;
-    logger.error({ server, wal: entry }, `can't read ${join(this.directory, entry)}: ${reason}; it is left alone`);
+    logger.error({ server, wal: entry }, `can't archive ${join(this.directory, entry)}: ${reason}; it is left alone`);
     summary.failed.push({ name: entry, reason, movedTo: null });
   }
 
-  async #moveUnknown(found: PassedOver, summary: ArchiveSummary, path?: string): Promise<void> {
+  async #moveToErrors(kind: ErrorKind, found: PassedOver, summary: ArchiveSummary): Promise<void> {
     const { server, logger, errors } = this.parts;
     const shown = Buffer.from(found.entry, 'latin1').toString('utf8');
-    const source = path ?? Buffer.concat([Buffer.from(`${this.directory}/`), Buffer.from(found.entry, 'latin1')]);
+    const source = found.path ?? Buffer.concat([Buffer.from(`${this.directory}/`), Buffer.from(found.entry, 'latin1')]);
     try {
-      const movedTo = await errors.take(source, found.entry, 'unknown', found.reason);
+      const movedTo = await errors.take(source, found.entry, kind, found.reason);
+      const what = kind === 'duplicate' ? 'is archived already, and was not replaced' : "can't be archived";
       logger.warn(
         { server, wal: shown, movedTo },
-        `${JSON.stringify(shown)} can't be archived: ${found.reason}; moved to errors as ${JSON.stringify(movedTo)}`,
+        `${JSON.stringify(shown)} ${what}: ${found.reason}; moved to errors as ${JSON.stringify(movedTo)}`,
       );
-      summary.unknown.push({ name: shown, reason: found.reason, movedTo });
+      const list = kind === 'duplicate' ? summary.conflicts : summary.unknown;
+      list.push({ name: shown, reason: found.reason, movedTo });
     } catch (error) {
+      // It stays where it is, and must not keep the others waiting.
       this.#fail(shown, `${found.reason}, and it can't be moved to errors: ${messageOf(error)}`, summary);
     }
   }

@@ -6,13 +6,15 @@ import { claimPath } from '../storage/claim.ts';
 import { decompressStored, decrypt, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { judgeContent } from '../wal/verify.ts';
-import { parseWalName, walKind, walName, type WalName } from '../wal/wal-name.ts';
+import { MAX_SEGMENT_SIZE, parseWalName, segmentsPerLog, walKind, walName, type WalName } from '../wal/wal-name.ts';
 
 export interface WalFinderParts {
   readonly strategy: WalStorageStrategy;
   readonly incoming: string;
   readonly streaming: string;
   readonly keys: ReadingKeys;
+  /** Throws `storage` when the archive as a whole is not there, so that nothing can be called absent. */
+  readonly checkThere: () => Promise<void>;
 }
 
 /** A WAL file that was found, whole and checked. */
@@ -30,42 +32,45 @@ type Look = { readonly bytes: Buffer; readonly path: string } | null;
 
 /**
  * Finds a WAL file wherever it may be on its way: archive, incoming, streaming,
- * with `partial` also a partial one, and the archive once more, because a file
- * can move there meanwhile. Null means that it is certainly in none of these
- * places. Throws when that can't be told: `storage`, `damaged`,
+ * and with `partial` also a partial one. Null means that it is certainly in
+ * none of these places. Throws when that can't be told: `storage`, `damaged`,
  * `incomplete-wal`, `program`.
  */
 export async function findWal(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
-  const { strategy, incoming, streaming } = parts;
-  const archived = async (wanted: WalName): Promise<Look> => strategy.read(wanted);
-  const looks: (() => Promise<Look>)[] = [
-    () => archived(name),
-    () => readWaiting(join(incoming, name)),
-    () => readWaiting(claimPath(join(incoming, name), name)),
-    () => readWaiting(join(streaming, name)),
-  ];
+  const { strategy, streaming, keys } = parts;
+  const archived = (wanted: WalName) => (): Promise<Look> => strategy.read(wanted);
+  const looks = [archived(name), ...waitingPlaces(parts, name).map((path) => () => readWaiting(path)), archived(name)];
   if (partial && walKind(name) === 'segment') {
     const partialName = walName(`${name}.partial`);
     looks.push(
       () => readWaiting(join(streaming, partialName)),
-      () => archived(partialName),
-      () => readWaiting(join(incoming, partialName)),
+      archived(partialName),
+      ...waitingPlaces(parts, partialName).map((path) => () => readWaiting(path)),
+      archived(partialName),
+      // It may have become whole, and moved, while we looked for the partial one.
+      archived(name),
     );
   }
-  looks.push(() => archived(name));
 
   // A file that can't be used is remembered: another place may have a good one, but "not found" it is not.
   let problem: unknown = null;
   for (const look of looks) {
     try {
       const found = await look();
-      if (found !== null) return await openFound(parts.keys, name, found.path, found.bytes);
+      if (found !== null) return await openFound(keys, name, found.path, found.bytes);
     } catch (error) {
       problem ??= error;
     }
   }
   if (problem !== null) throw problem;
+  await parts.checkThere();
   return null;
+}
+
+/** Where a file may wait, in the order in which it can move: a claim is made from incoming, and may be given back to it. */
+function waitingPlaces({ incoming, streaming }: WalFinderParts, name: WalName): readonly string[] {
+  const delivered = join(incoming, name);
+  return [delivered, claimPath(delivered, name), delivered, join(streaming, name)];
 }
 
 async function readWaiting(path: string): Promise<Look> {
@@ -99,21 +104,29 @@ async function openFound(keys: ReadingKeys, name: WalName, path: string, bytes: 
 
 /**
  * Up to `limit` consecutive names, from `name` on, of files that are in one of
- * the places. The segment size isn't known: after a number that may be a log's
- * last, the next log's first is tried too.
+ * the places. Where the segment size (in bytes) isn't known, the next log's
+ * first is tried after a number that may be a log's last.
  */
-export async function peekWals(parts: WalFinderParts, name: WalName, limit: number): Promise<WalName[]> {
+export async function peekWals(
+  parts: WalFinderParts,
+  name: WalName,
+  limit: number,
+  segmentSize: number | null,
+): Promise<WalName[]> {
   const parsed = parseWalName(name);
   if (parsed === undefined || parsed.kind !== 'segment') return (await isSomewhere(parts, name)) ? [name] : [];
   const found: WalName[] = [];
+  const isLogEnd = (segment: number): boolean =>
+    segmentSize === null
+      ? segment >= segmentsPerLog(MAX_SEGMENT_SIZE) && Number.isInteger(Math.log2(segment))
+      : segment === segmentsPerLog(segmentSize);
   let { log, segment } = parsed;
   while (found.length < limit) {
     const candidate = segmentAt(parsed.timeline, log, segment);
     if (await isSomewhere(parts, candidate)) {
       found.push(candidate);
       segment += 1;
-    } else if (segment >= 4 && Number.isInteger(Math.log2(segment))) {
-      // 4 GiB of the largest segments are 4; any log ends at a power of two.
+    } else if (isLogEnd(segment)) {
       log += 1;
       segment = 0;
     } else {
@@ -128,9 +141,10 @@ function segmentAt(timeline: number, log: number, segment: number): WalName {
   return walName(`${hex(timeline)}${hex(log)}${hex(segment)}`);
 }
 
-async function isSomewhere({ strategy, incoming, streaming }: WalFinderParts, name: WalName): Promise<boolean> {
-  if (await strategy.exists(strategy.getFullPath(name))) return true;
-  for (const path of [join(incoming, name), claimPath(join(incoming, name), name), join(streaming, name)]) {
+async function isSomewhere(parts: WalFinderParts, name: WalName): Promise<boolean> {
+  const { strategy } = parts;
+  const archived = strategy.getFullPath(name);
+  for (const path of [archived, ...waitingPlaces(parts, name), archived]) {
     if (await strategy.exists(path)) return true;
   }
   return false;

@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
-import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { fsyncDirectory, unlinkIfThere, writeFully } from '../durable/durable-file.ts';
+import { makeDirectory, unlinkIfThere, writeFully } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 
 const HINTS: Readonly<Record<string, string>> = {
@@ -50,16 +50,6 @@ export async function openCatalogue(path: string, access: 'read' | 'write'): Pro
     `can't open the catalogue ${path}: expected a regular file, found ${stat.isDirectory() ? 'a directory' : 'something else'}`,
     { hint: 'move it away; walwarden rebuild-xlogdb makes the catalogue anew' },
   );
-}
-
-/** Creates a directory with those above it, private to us, their names durable. */
-async function makeDirectory(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true, mode: 0o700 });
-  if (first === undefined) return;
-  for (let made = path; ; made = dirname(made)) {
-    await fsyncDirectory(dirname(made));
-    if (made === first) return;
-  }
 }
 
 /** Opens a file that must not exist yet, for reading and writing; makes its directory when that is missing. */

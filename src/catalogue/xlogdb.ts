@@ -1,7 +1,7 @@
 import { unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { acquireLock } from '../durable/lock-file.ts';
-import { fsyncDirectory } from '../durable/durable-file.ts';
+import { fsyncDirectory, isThere } from '../durable/durable-file.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { catalogueError, openCatalogue } from './xlogdb-file.ts';
@@ -59,6 +59,11 @@ export class Xlogdb {
     });
     await this.#takeOverLegacy(session);
     return await work(session);
+  }
+
+  /** Is there a catalogue, new or legacy? */
+  async exists(): Promise<boolean> {
+    return (await isThere(this.#options.path)) || (await isThere(this.#options.legacyPath));
   }
 
   /** Every file, in the order of the lines. What is no catalogue line is left out. */

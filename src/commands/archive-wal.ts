@@ -1,6 +1,6 @@
 import type { ArchiveSummary, NotArchived } from '../archiver/wal-archiver.ts';
 import { findServer, type ServerConfig } from '../config/config.ts';
-import { isErrorCode } from '../errors.ts';
+import { isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { openServer } from '../server.ts';
 import { count, formatBytes, type CommandContext, type Report } from './command.ts';
 
@@ -8,6 +8,8 @@ interface ServerReport {
   readonly server: string;
   /** Why nothing was tried; null when it was. */
   readonly skipped: string | null;
+  /** What ended it early; null when nothing did. */
+  readonly error: WalwardenError | null;
   readonly passes: readonly ArchiveSummary[];
 }
 
@@ -23,7 +25,11 @@ export async function archiveWal(context: CommandContext, names: readonly string
     if (context.drain.aborted) break;
     reports.push(await archiveServer(context, server));
   }
-  const trouble = reports.some(({ passes }) => passes.some((pass) => troubles(pass).length > 0));
+  const [only] = reports;
+  if (servers.length === 1 && only !== undefined && only.error !== null) throw only.error;
+  const trouble = reports.some(
+    ({ error, passes }) => error !== null || passes.some((pass) => troubles(pass).length > 0),
+  );
   return {
     text: reports.map(formatReport).join(''),
     json: reports.map(toJson),
@@ -31,17 +37,25 @@ export async function archiveWal(context: CommandContext, names: readonly string
   };
 }
 
+/** Never rejects: one server's trouble is not the others'. */
 async function archiveServer(context: CommandContext, server: ServerConfig): Promise<ServerReport> {
   const { name } = server;
-  const skip = (skipped: string): ServerReport => ({ server: name, skipped, passes: [] });
-  if (server.passive) return skip(`Server ${name} is passive: its WAL is archived by its primary node`);
-  if (!server.active) return skip(`Skipping inactive server ${name}`);
-  await using opened = openServer(context.config, server, context.logger, context.drain);
+  const report = { server: name, skipped: null, error: null, passes: [] };
+  if (server.passive)
+    return { ...report, skipped: `Server ${name} is passive: its WAL is archived by its primary node` };
+  if (!server.active) return { ...report, skipped: `Skipping inactive server ${name}` };
   try {
-    return { server: name, skipped: null, passes: await opened.archive(true) };
+    await using opened = openServer(context.config, server, context.logger, context);
+    return { ...report, passes: await opened.archive(true) };
   } catch (error) {
-    if (!isErrorCode(error, 'locked')) throw error;
-    return skip(`Another archive-wal process is already running on server ${name}. Skipping to the next server`);
+    if (isErrorCode(error, 'locked')) {
+      const skipped = `Another archive-wal process is already running on server ${name}. Skipping to the next server`;
+      return { ...report, skipped };
+    }
+    const known =
+      error instanceof WalwardenError ? error : new WalwardenError('internal', messageOf(error), { cause: error });
+    context.logger.error({ server: name, code: known.code }, `archive-wal of ${name} ended early: ${known.message}`);
+    return { ...report, error: known };
   }
 }
 
@@ -49,8 +63,10 @@ function troubles(pass: ArchiveSummary): readonly NotArchived[] {
   return [...pass.conflicts, ...pass.unknown, ...pass.failed, ...pass.overdue];
 }
 
-function formatReport({ server, skipped, passes }: ServerReport): string {
+function formatReport({ server, skipped, error, passes }: ServerReport): string {
   if (skipped !== null) return `${skipped}\n`;
+  if (error !== null)
+    return `${server}: ERROR: ${error.message}${error.hint === undefined ? '' : ` (${error.hint})`}\n`;
   return passes.map((pass) => formatPass(server, pass)).join('');
 }
 
@@ -69,10 +85,11 @@ function formatPass(server: string, pass: ArchiveSummary): string {
   return `${lines.join('\n')}\n`;
 }
 
-function toJson({ server, skipped, passes }: ServerReport): unknown {
+function toJson({ server, skipped, error, passes }: ServerReport): unknown {
   return {
     server,
     skipped,
+    error: error === null ? null : { code: error.code, message: error.message, hint: error.hint ?? null },
     passes: passes.map((pass) => ({
       archiver: pass.archiver,
       archived: pass.archived,

@@ -7,6 +7,8 @@ export interface CommandContext {
   readonly logger: Logger;
   /** Aborted by the first SIGTERM or SIGINT: finish what is in hand. */
   readonly drain: AbortSignal;
+  /** Aborted by the second: stop now, and leave no hook script behind. */
+  readonly kill: AbortSignal;
 }
 
 /** What a command has to say; printed as text or as JSON. */

@@ -21,7 +21,7 @@ const BATCH = 1000;
  * stay: they are small, and needed to find a way between timelines.
  */
 export async function deleteWals(context: CommandContext, name: string, options: DeleteWalsOptions): Promise<Report> {
-  await using server = openServer(context.config, findServer(context.config, name), context.logger, context.drain);
+  await using server = openServer(context.config, findServer(context.config, name), context.logger, context);
   const isOld = chooser(options);
   const doomed: WalFileInfo[] = [];
   for await (const info of server.catalogue.read()) if (isOld(info)) doomed.push(info);

@@ -39,7 +39,12 @@ export async function listErrors(context: CommandContext, name: string): Promise
   const lines = files.map(({ entry, reason }) => `\t${JSON.stringify(entry)}: ${reason ?? unexplained}\n`);
   const text =
     summary === null ? `Server ${name}: no files in errors\n` : `Server ${name}: ${summary}\n${lines.join('')}`;
-  return { text, json: { server: name, directory: server.errors.path, summary, files } };
+  return { text, json: { server: name, directory: server.errors.path, summary, files: files.map(shown) } };
+}
+
+/** What JSON shows of a file. */
+function shown({ entry, name, kind, reason }: ErrorFile): Omit<ErrorFile, 'raw'> {
+  return { entry, name, kind, reason };
 }
 
 /** `errors explain SERVER [FILE]`. */
@@ -57,7 +62,7 @@ export async function explainErrors(context: CommandContext, name: string, file:
   return {
     text: text.length === 0 ? `Server ${name}: no files in errors\n` : text.join(''),
     json: explained.map(({ file: chosen, finding }) => ({
-      ...chosen,
+      ...shown(chosen),
       state: finding.state,
       finding: finding.text,
       advice: ADVICE[finding.state],
@@ -104,7 +109,7 @@ async function choose(server: Server, file: string | undefined): Promise<ErrorFi
 }
 
 async function examine(server: Server, file: ErrorFile): Promise<Finding> {
-  const path = join(server.errors.path, file.entry);
+  const path = server.errors.pathOf(file);
   const parsed = parseWalName(file.name);
   if (parsed === undefined)
     return { state: 'unusable', text: `${JSON.stringify(file.name)} is not the name of a WAL file` };
@@ -160,15 +165,19 @@ async function resolve(
   options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean },
 ): Promise<{ resolved: boolean; action: string }> {
   if (options.keepAside === true) {
-    const kept = await server.errors.keepAside(file.entry);
+    const kept = await server.errors.keepAside(file);
     return { resolved: true, action: `kept aside as ${kept}` };
   }
   switch (finding.state) {
     case 'identical': {
-      // Its line too, before the last other copy goes.
-      const info = await server.strategy.describe(finding.wal);
-      if (info !== null) await server.catalogue.withLock((session) => session.ensure([info], { thorough: true }));
-      await server.errors.drop(file.entry);
+      // Durable, and with its line, before the last other copy goes.
+      const safe = await server.catalogue.withLock(async (session) => {
+        const info = await server.strategy.makeDurable(finding.wal);
+        if (info !== null) await session.ensure([info], { thorough: true });
+        return info !== null;
+      });
+      if (!safe) return { resolved: false, action: `left: ${finding.wal} has left the archive meanwhile` };
+      await server.errors.drop(file);
       return { resolved: true, action: `dropped: ${finding.text}` };
     }
     case 'archivable':
@@ -194,7 +203,7 @@ async function archiveAgain(
   if (!isWalName(wal)) return { resolved: false, action: 'left: no WAL name' };
   const incoming = server.config.options.incoming_wals_directory;
   try {
-    if (await server.errors.moveBack(file.entry, join(incoming, wal))) {
+    if (await server.errors.moveBack(file, join(incoming, wal))) {
       return { resolved: true, action: `moved back to ${incoming}, to be archived by the next pass` };
     }
   } catch (error) {

@@ -1,4 +1,4 @@
-import { access, rename } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findWal, peekWals, type FoundWal, type WalFinderParts } from '../archiver/wal-finder.ts';
@@ -22,28 +22,8 @@ export interface GetWalOptions {
   readonly onError?: number;
 }
 
-/** PostgreSQL takes 1 to 125 from restore_command for "there is no such file", and may end the recovery. */
-const NOT_FOUND = 1;
-const CANT_TELL = 200;
 const TRIES = 3;
 const RETRY_MS = 500;
-
-/**
- * The exit status that PostgreSQL must see when we can't tell: above 125 it
- * stops a recovery instead of ending it early. A standby asks again by itself
- * and would be stopped for nothing; it is known by its signal file, since
- * restore_command runs in the data directory.
- */
-export async function exitStatusForDoubt(onError: number | undefined): Promise<number> {
-  if (onError !== undefined) return onError;
-  try {
-    await access('standby.signal');
-    return NOT_FOUND;
-  } catch {
-    // Whatever keeps us from seeing it: the careful answer.
-    return CANT_TELL;
-  }
-}
 
 /** `get-wal SERVER WAL`: a WAL file, plain and checked, to stdout or into a directory. */
 export async function getWal(
@@ -65,9 +45,10 @@ export async function getWal(
     incoming: server.options.incoming_wals_directory,
     streaming: server.options.streaming_wals_directory,
     keys: opened.keys,
+    checkThere: () => opened.checkThere(),
   };
   if (options.peek !== undefined) {
-    const names = await peekWals(parts, name, options.peek);
+    const names = await peekWals(parts, name, options.peek, await opened.segmentSize());
     return { text: names.map((found) => `${found}\n`).join(''), json: names };
   }
   const found = await findPatiently(parts, name, options.partial === true);

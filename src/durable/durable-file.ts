@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { link, lstat, open, unlink, type FileHandle } from 'node:fs/promises';
+import { link, lstat, mkdir, open, rename, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf } from '../errors.ts';
 
@@ -7,6 +7,16 @@ import { errnoOf } from '../errors.ts';
 export async function fsyncDirectory(path: string): Promise<void> {
   await using handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
   await handle.sync();
+}
+
+/** Creates a directory with those above it where they are missing, private to us, their names durable. */
+export async function makeDirectory(path: string): Promise<void> {
+  const first = await mkdir(path, { recursive: true, mode: 0o700 });
+  if (first === undefined) return;
+  for (let made = path; ; made = dirname(made)) {
+    await fsyncDirectory(dirname(made));
+    if (made === first) return;
+  }
 }
 
 /** Makes the bytes of a file durable that somebody else wrote. */
@@ -64,6 +74,9 @@ export async function unlinkIfThere(path: string | Buffer): Promise<boolean> {
 /** What link(2) says where this link, or any, is impossible: another file system, a policy, no hard links at all. */
 export const CANT_LINK: ReadonlySet<string> = new Set(['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS']);
 
+/** The process or the machine is at its limit; no file is to blame. */
+export const OUT_OF_RESOURCES: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM']);
+
 /** link(2), which decides a race: false when the new name was taken. Never replaces anything. */
 export async function linkUnlessThere(from: string | Buffer, to: string | Buffer): Promise<boolean> {
   try {
@@ -73,6 +86,20 @@ export async function linkUnlessThere(from: string | Buffer, to: string | Buffer
     if (errnoOf(error) === 'EEXIST') return false;
     throw error;
   }
+}
+
+/** Moves a file to a name that is free; false when it isn't. Where there are no hard links, a look and rename(2) must do. */
+export async function moveUnlessThere(from: string, to: string): Promise<boolean> {
+  try {
+    if (!(await linkUnlessThere(from, to))) return false;
+  } catch (error) {
+    if (!CANT_LINK.has(errnoOf(error) ?? '')) throw error;
+    if (await isThere(to)) return false;
+    await rename(from, to);
+    return true;
+  }
+  await unlinkIfThere(from);
+  return true;
 }
 
 /** True when there is something of this name: a file, a directory, a dangling link. */

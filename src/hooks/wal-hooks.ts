@@ -1,6 +1,19 @@
 import type { Logger } from 'pino';
-import type { WalHooks } from '../storage/wal-storage-strategy.ts';
-import { runPlainHook, runRetryHook, type HookCall, type HookOperation, type HookScripts } from './hook-script.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import {
+  runPlainHook,
+  runRetryHook,
+  type HookCall,
+  type HookOperation,
+  type HookOutcome,
+  type HookScripts,
+} from './hook-script.ts';
+
+/** Runs the hook scripts around one operation on one file. */
+export interface WalHooks {
+  before(operation: HookOperation, wal: WalFileInfo, path: string): Promise<HookOutcome>;
+  after(operation: HookOperation, wal: WalFileInfo, path: string, error?: string): Promise<HookOutcome>;
+}
 
 export interface WalHookSettings {
   readonly server: string;
@@ -10,6 +23,7 @@ export interface WalHookSettings {
   readonly pathPrefix: string | null;
   readonly logger: Logger;
   readonly drain?: AbortSignal | undefined;
+  readonly kill?: AbortSignal | undefined;
 }
 
 /** The Barman release whose hook scripts ours are compatible with; scripts compare BARMAN_VERSION. */
@@ -25,6 +39,7 @@ export function createWalHooks(settings: WalHookSettings): WalHooks {
     timeoutMs: settings.timeoutMs ?? undefined,
     pathPrefix: settings.pathPrefix ?? undefined,
     drain: settings.drain,
+    kill: settings.kill,
   };
   const common = { version: BARMAN_VERSION, server: settings.server, configuration: settings.configuration };
   return {

@@ -4,7 +4,7 @@ import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fsyncDirectory, isThere, unlinkIfThere, writeFully } from '../durable/durable-file.ts';
 import { errnoOf } from '../errors.ts';
-import { isWalName, type WalName } from '../wal/wal-name.ts';
+import { isSegmentSize, isWalName, type WalName } from '../wal/wal-name.ts';
 
 /** What an encrypted file was made of. Without this, nobody but the holder of the secret key could tell a duplicate. */
 export interface DigestEntry {
@@ -52,6 +52,13 @@ export class DigestJournal {
     return found;
   }
 
+  /** The compression of every file here; of a name that stands here several times, the latest. */
+  async compressions(): Promise<Map<WalName, string | null>> {
+    const compressions = new Map<WalName, string | null>();
+    for await (const { name, compression } of this.#read()) compressions.set(name, compression);
+    return compressions;
+  }
+
   /** The size of the segments here; null when none is encrypted. */
   async segmentSize(): Promise<number | null> {
     for await (const { segmentSize } of this.#read()) if (segmentSize !== null) return segmentSize;
@@ -86,7 +93,8 @@ export class DigestJournal {
             plain,
             stored,
             compression: compression === 'None' ? null : compression,
-            segmentSize: segmentSize === 'None' ? null : Number(segmentSize),
+            // A torn number is no size.
+            segmentSize: isSegmentSize(Number(segmentSize)) ? Number(segmentSize) : null,
           };
         }
       }

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { lstat, mkdir, open, readdir, rename, rmdir, type FileHandle } from 'node:fs/promises';
+import { lstat, open, readdir, rename, rmdir, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { CompressionSettings } from '../compression/codec.ts';
 import { RECOGNITION_BYTES } from '../compression/codecs.ts';
@@ -10,6 +10,7 @@ import {
   fsyncParents,
   isThere,
   linkUnlessThere,
+  makeDirectory,
   unlinkIfThere,
 } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
@@ -21,7 +22,7 @@ import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 import { createStager, type Stager } from './stager.ts';
 import { identityOf, sameIdentity, sha256, type FileIdentity, type StageResult } from './staging.ts';
-import { formatOf, type ReadingKeys } from './stored-content.ts';
+import { decrypt, formatOf, type ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
   type CommitResult,
@@ -47,7 +48,6 @@ export interface LocalStorageSettings {
   readonly onNoHardLinks: (directory: string) => void;
 }
 
-const DIRECTORY_MODE = 0o700;
 /** The only names in the archive that may be left over from a crash, ours or an old Barman's. */
 const LEFTOVER = /^(.+)\.(tmp|compressed|gpg|uncompressed)$/;
 
@@ -140,7 +140,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const result = await stager.stage(task);
     if (result.outcome !== 'failed' || result.errno !== 'ENOENT' || temporary === null) return result;
     // Barman removes empty directories whenever it likes.
-    await mkdir(dirname(temporary), { recursive: true, mode: DIRECTORY_MODE });
+    await makeDirectory(dirname(temporary));
     this.#unsynced.add(dirname(temporary));
     return stager.stage(task);
   }
@@ -202,11 +202,34 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     if (incoming === null) return { outcome: 'restage', reason: `${wal.path} changed` };
     const comparison = await this.compare(wal.name, incoming.bytes);
     if (comparison.result === 'different') return { outcome: 'conflict', reason: comparison.reason };
-    const info = comparison.result === 'same' ? await this.describe(wal.name) : null;
+    const info = comparison.result === 'same' ? await this.makeDurable(wal.name) : null;
     if (info === null) return { outcome: 'restage', reason: `${final} is gone` };
-    // Whoever stored it may have crashed before its own fsync.
-    await fsyncFile(final);
     return { outcome: 'already-stored', info };
+  }
+
+  override async makeDurable(name: WalName): Promise<WalFileInfo | null> {
+    const path = this.getFullPath(name);
+    try {
+      await fsyncFile(path);
+      await this.#syncDirectory(dirname(path));
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return null;
+      throw storageError(path, error);
+    }
+    return this.describe(name);
+  }
+
+  override async checkThere(): Promise<void> {
+    const { walsDirectory } = this.#settings;
+    try {
+      await readdir(walsDirectory);
+      return;
+    } catch (error) {
+      throw new WalwardenError('storage', `the archive ${walsDirectory} can't be seen: ${messageOf(error)}`, {
+        cause: error,
+        hint: 'is its file system mounted?',
+      });
+    }
   }
 
   override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
@@ -285,33 +308,48 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   }
 
   override async describe(name: WalName): Promise<WalFileInfo | null> {
+    return this.#describe(name, (await this.#journal.find(name)).at(-1)?.compression);
+  }
+
+  /** `journalled`: the compression of an encrypted file, where the journal has it. */
+  async #describe(name: WalName, journalled: string | null | undefined): Promise<WalFileInfo | null> {
     const path = this.getFullPath(name);
     try {
-      await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
-      const stat = await handle.stat({ bigint: true });
+      await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+      const found = await handle.stat({ bigint: true });
+      if (!found.isFile()) return null;
       const { buffer, bytesRead } = await handle.read(Buffer.alloc(RECOGNITION_BYTES), 0, RECOGNITION_BYTES, 0);
       const format = formatOf(buffer.subarray(0, bytesRead), this.#settings.keys);
       const compression =
-        format.encryption === null ? this.#spelling(format.compression) : await this.#compressionInside(name, handle);
+        format.encryption === null
+          ? this.#spelling(format.compression)
+          : journalled === undefined
+            ? await this.#compressionInside(handle)
+            : journalled;
       return {
         name,
-        size: Number(stat.size),
-        mtime: secondsOfNs(stat.mtimeNs),
+        size: Number(found.size),
+        mtime: secondsOfNs(found.mtimeNs),
         compression,
         encryption: format.encryption,
       };
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return null;
+      // A symbolic link under a WAL's name is nothing that was archived.
+      if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ELOOP') return null;
       throw storageError(path, error);
     }
   }
 
-  /** Only the journal tells it, where this very file was made by us; a later entry may be of a duplicate that was not published. */
-  async #compressionInside(name: WalName, encrypted: FileHandle): Promise<string | null> {
-    const entries = await this.#journal.find(name);
-    const digest = entries.length === 0 ? null : sha256(await encrypted.readFile());
-    const entry = entries.findLast(({ stored }) => stored === digest);
-    return entry === undefined ? (this.#settings.compression?.compression ?? null) : entry.compression;
+  /** Of an encrypted file that the journal doesn't know: by decryption, or else as we are configured now. */
+  async #compressionInside(handle: FileHandle): Promise<string | null> {
+    try {
+      return this.#spelling(
+        formatOf(await decrypt(await handle.readFile(), this.#settings.keys), this.#settings.keys).compression,
+      );
+    } catch (error) {
+      if (!(error instanceof WalwardenError)) throw error;
+      return this.#settings.compression?.compression ?? null;
+    }
   }
 
   /** Several names of Barman's stand for one format; the configured one is preferred, as when the file was stored. */
@@ -325,6 +363,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
 
   override async *list(): AsyncIterable<WalFileInfo> {
     const root = this.#settings.walsDirectory;
+    await this.checkThere();
     const names: WalName[] = [];
     const entries = await readDirectory(root);
     for (const entry of entries) if (isWalName(entry) && walDirectory(entry) === '') names.push(entry);
@@ -335,8 +374,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     }
     // By bytes, as the catalogue is sorted: history files stand between the timelines.
     names.sort((a, b) => (a < b ? -1 : 1));
+    const journalled = await this.#journal.compressions();
     for (const name of names) {
-      const info = await this.describe(name);
+      const info = await this.#describe(name, journalled.get(name));
       if (info !== null) yield info;
     }
   }
@@ -354,9 +394,19 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
         });
       }
     } finally {
-      await this.#journal.forget(new Set(deleted));
+      await this.#forgetDigests(deleted);
     }
     return deleted;
+  }
+
+  /** Under the lock that others append to the journal under; a file that was archived again meanwhile keeps its entry. */
+  async #forgetDigests(deleted: readonly WalName[]): Promise<void> {
+    if (deleted.length === 0 || !(await isThere(this.#settings.digestJournal))) return;
+    await this.parts.catalogue.withLock(async () => {
+      const gone = new Set<WalName>();
+      for (const name of deleted) if (!(await isThere(this.getFullPath(name)))) gone.add(name);
+      await this.#journal.forget(gone);
+    });
   }
 
   async #deleteDirectory(wals: readonly WalFileInfo[], onDeleted: (name: WalName) => void): Promise<void> {
@@ -397,13 +447,13 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   async #makeReady(directory: string): Promise<void> {
     if (this.#ready.has(directory)) return;
     try {
-      await mkdir(directory, { recursive: true, mode: DIRECTORY_MODE });
+      await makeDirectory(directory);
     } catch (error) {
       throw storageError(directory, error);
     }
     for (const entry of await readDirectory(directory)) {
       const [, name = ''] = LEFTOVER.exec(entry) ?? [];
-      if (isWalName(name)) await unlinkIfThere(join(directory, entry));
+      if (isWalName(name) && (await isFile(join(directory, entry)))) await unlinkIfThere(join(directory, entry));
     }
     this.#ready.add(directory);
     this.#unsynced.add(directory);
@@ -415,6 +465,15 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     // Even a directory that was there before may be one whose maker crashed before its fsync.
     await fsyncDirectory(dirname(directory));
     this.#unsynced.delete(directory);
+  }
+}
+
+async function isFile(path: string): Promise<boolean> {
+  try {
+    return (await lstat(path)).isFile();
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw error;
   }
 }
 

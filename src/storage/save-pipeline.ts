@@ -17,6 +17,9 @@ const GROUP_SIZE = 16;
 /** A group that grows slowly is committed once its first file has waited this long, in milliseconds. */
 const GROUP_AGE = 1_000;
 
+/** A file whose turn never came: nothing was done with it, and nobody is told of it. */
+const DRAINED: StageResult = { outcome: 'changed', reason: 'we were asked to stop' };
+
 /** A file between its pre hooks and its removal. */
 interface InHand {
   readonly prepared: PreparedWal;
@@ -71,10 +74,13 @@ export class SavePipeline {
   async *run(wals: AsyncIterable<WaitingWal>): AsyncGenerator<SaveResult> {
     const queue = wals[Symbol.asyncIterator]();
     let more = true;
+    let taking: Promise<boolean> | null = null;
     try {
       while (!this.#broken) {
-        if (more && this.#inHand.length < this.#window && !this.#isGroupDue()) {
-          more = await this.#take(queue);
+        if (more && taking === null && this.#inHand.length < this.#window) taking = this.#take(queue);
+        if (taking !== null && !(await this.#isGroupDueBefore(taking))) {
+          more = await taking;
+          taking = null;
         } else if (this.#inHand.length > 0) {
           yield* await this.#finishGroup(await this.#nextGroup());
         } else {
@@ -82,6 +88,7 @@ export class SavePipeline {
         }
       }
     } finally {
+      if (taking !== null) await taking;
       await queue.return?.();
       await this.#dropRest();
     }
@@ -115,9 +122,7 @@ export class SavePipeline {
 
   #startStaging(prepared: PreparedWal, again: boolean): InHand {
     const stage = (): StageResult | Promise<StageResult> =>
-      this.#draining
-        ? { outcome: 'changed', reason: 'we were asked to stop' }
-        : this.#strategy.stage(prepared, this.#expected);
+      this.#draining ? DRAINED : this.#strategy.stage(prepared, this.#expected);
     const staging = this.#limit(stage)
       .catch((error: unknown): StageResult => ({
         outcome: 'failed',
@@ -134,9 +139,25 @@ export class SavePipeline {
     return item;
   }
 
-  #isGroupDue(): boolean {
+  /**
+   * True when the first file in hand has waited for its group long enough
+   * before another is taken: pre hooks may keep that one for long.
+   */
+  async #isGroupDueBefore(taking: Promise<boolean>): Promise<boolean> {
     const first = this.#inHand[0];
-    return first !== undefined && first.staged !== null && Date.now() - first.stagedAt > GROUP_AGE;
+    if (first === undefined) return false;
+    const wait = new AbortController();
+    const due = first.staging.then(async () => {
+      await delay(Math.max(0, first.stagedAt + GROUP_AGE - Date.now()), undefined, { signal: wait.signal });
+      return true;
+    });
+    // Whichever comes second must not go unheard.
+    due.catch(() => {});
+    try {
+      return await Promise.race([taking.then(() => false), due]);
+    } finally {
+      wait.abort();
+    }
   }
 
   /** Takes the next files off hand, all of them staged: a full group, or fewer when the first has waited long enough. */
@@ -170,20 +191,13 @@ export class SavePipeline {
     const results: SaveResult[] = [];
     const stored: PreparedWal[] = [];
     const kept: PreparedWal[] = [];
-    for (const { prepared, result } of done) {
+    for (const { prepared, result, staged } of done) {
       if (result === null) continue;
-      const hook = await this.#strategy.parts.hooks.after(
-        'archive',
-        'info' in result ? result.info : sourceInfo(prepared.wal),
-        this.#strategy.getFullPath(prepared.wal.name),
-        'reason' in result ? result.reason : undefined,
-      );
-      // A post script that can't be run stops the pass; the source stays, so that it is called again.
-      if (hook.outcome === 'stop') this.#break(hook.error);
+      const stop = staged === DRAINED ? false : await this.#runPostHooks(prepared, result);
       if ('reason' in result) {
         results.push({ ...result, wal: await this.#strategy.release(prepared) });
       } else {
-        (hook.outcome === 'stop' ? kept : stored).push(prepared);
+        (stop ? kept : stored).push(prepared);
         results.push(result);
       }
     }
@@ -192,13 +206,26 @@ export class SavePipeline {
     return results;
   }
 
+  /** True when the source must stay, so that the scripts are called again: one can't be run, or we were asked to stop. */
+  async #runPostHooks(prepared: PreparedWal, result: SaveResult): Promise<boolean> {
+    const hook = await this.#strategy.parts.hooks.after(
+      'archive',
+      'info' in result ? result.info : sourceInfo(prepared.wal),
+      this.#strategy.getFullPath(prepared.wal.name),
+      'reason' in result ? result.reason : undefined,
+    );
+    if (hook.outcome === 'continue') return false;
+    if (hook.error.code !== 'aborted') this.#break(hook.error);
+    return true;
+  }
+
   /** Settles the files that can't be stored; returns those that can, up to the first that nothing can be stored after. */
   async #judge(group: readonly InHand[]): Promise<InHand[]> {
     const storable: InHand[] = [];
     for (const item of group) {
       const { wal } = item.prepared;
       const { staged } = item;
-      if (staged === null) break;
+      if (staged === null || staged.outcome === 'restage') break;
       if (staged.outcome === 'failed' && staged.side === 'destination') {
         this.#break(
           new WalwardenError('storage', `can't store ${wal.name}: ${staged.reason}`, {

@@ -15,6 +15,7 @@ import pLimit from 'p-limit';
 import type { CompressionName, CompressionSettings, Compressor } from '../compression/codec.ts';
 import { createCompressor, decompress, recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
+import { OUT_OF_RESOURCES } from '../durable/durable-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeContent, judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
@@ -60,6 +61,8 @@ export type StageResult =
   | { readonly outcome: 'invalid' | 'incomplete'; readonly reason: string }
   /** The source went away or changed while we read it: a new arrival, for the next pass. */
   | { readonly outcome: 'changed'; readonly reason: string }
+  /** The source's own inode can't be trusted to be durable: stage it again, by copying. */
+  | { readonly outcome: 'restage'; readonly reason: string }
   /** `source`: this file can't be read, others can. `destination`: nothing more can be stored. */
   | {
       readonly outcome: 'failed';
@@ -117,9 +120,10 @@ export async function stageWal(task: StageTask): Promise<StageResult> {
   try {
     fd = openSync(task.source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
-    return errnoOf(error) === 'ENOENT'
-      ? { outcome: 'changed', reason: 'it is gone' }
-      : { outcome: 'failed', side: 'source', reason: messageOf(error), errno: errnoOf(error) ?? null };
+    const errno = errnoOf(error) ?? '';
+    if (errno === 'ENOENT') return { outcome: 'changed', reason: 'it is gone' };
+    const side = OUT_OF_RESOURCES.has(errno) ? 'destination' : 'source';
+    return { outcome: 'failed', side, reason: messageOf(error), errno };
   }
   try {
     if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
@@ -226,7 +230,12 @@ async function stageUntouched(task: StageTask, fd: number, head: Buffer): Promis
   }
   if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
   if (task.temporary === null) {
-    await syncSource(fd, task.mode);
+    try {
+      await syncSource(fd, task.mode);
+    } catch (error) {
+      // The kernel tells a failed write-back once: the next fsync of this inode would succeed and mean nothing.
+      return { outcome: 'restage', reason: messageOf(error) };
+    }
   } else {
     await copyToTemporary(task, fd, task.temporary);
     if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
@@ -340,7 +349,8 @@ async function copyToTemporary(task: StageTask, fd: number, path: string): Promi
   await removeLeftover(path, () =>
     copyFile(`/proc/self/fd/${fd}`, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
   );
-  await finishTemporary(task, await open(path, 'r+'));
+  // Only for reading: the copy has the mode of the source, which may forbid more.
+  await finishTemporary(task, await open(path, 'r'));
 }
 
 /** Mode, time, and the one fsync of a stored file. On failure the temporary is gone. */

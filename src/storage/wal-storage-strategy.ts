@@ -1,4 +1,4 @@
-import type { HookOperation, HookOutcome } from '../hooks/hook-script.ts';
+import type { WalHooks } from '../hooks/wal-hooks.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { SavePipeline } from './save-pipeline.ts';
@@ -12,6 +12,8 @@ export interface WaitingWal {
   readonly identity: FileIdentity;
   /** True once it was renamed so that only we know its name; see the local strategy. */
   readonly claimed: boolean;
+  /** When its inode changed last, in milliseconds since the epoch. */
+  readonly changedMs: number;
   /** Its first bytes are those of plain WAL, not of a compressed file. */
   readonly plain: boolean;
 }
@@ -51,12 +53,6 @@ export interface CatalogueLines {
    * stand anywhere.
    */
   ensure(infos: readonly WalFileInfo[], options?: { readonly thorough?: boolean }): Promise<void>;
-}
-
-/** Runs the hook scripts around one operation on one file. */
-export interface WalHooks {
-  before(operation: HookOperation, wal: WalFileInfo, path: string): Promise<HookOutcome>;
-  after(operation: HookOperation, wal: WalFileInfo, path: string, error?: string): Promise<HookOutcome>;
 }
 
 /** Decides whether a segment belongs to this server: null, or the reason why not. */
@@ -145,6 +141,9 @@ export abstract class WalStorageStrategy {
   /** The full path or object key of a WAL file. */
   abstract getFullPath(name: WalName): string;
 
+  /** Throws `storage` when the archive as a whole can't be seen: not mounted, say. Then nothing is "certainly absent". */
+  abstract checkThere(): Promise<void>;
+
   /** Is there something at a full path? Throws `storage` when that can't be told. */
   abstract exists(fullPath: string): Promise<boolean>;
 
@@ -156,6 +155,9 @@ export abstract class WalStorageStrategy {
    * name: by all their plain bytes, never by size or time.
    */
   abstract compare(name: WalName, incoming: Buffer): Promise<Comparison>;
+
+  /** Makes sure that a stored file would survive power loss, whoever stored it; its facts, or null when it is absent. */
+  abstract makeDurable(name: WalName): Promise<WalFileInfo | null>;
 
   /** The catalogue's facts of a stored file, from the file itself; null when it is absent. */
   abstract describe(name: WalName): Promise<WalFileInfo | null>;

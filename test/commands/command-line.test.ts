@@ -21,7 +21,7 @@ const COMMANDS = [
   ['errors', 'resolve'],
 ];
 
-describe('--help', () => {
+describe.concurrent('--help', () => {
   test.each(COMMANDS)('of %s %s says what it does, on stdout, and is 0', async (...command) => {
     const words = command.filter((word) => word !== undefined);
     const { status, stdout, stderr } = await runCli([...words, '--help']);
@@ -45,7 +45,7 @@ describe('--help', () => {
     }));
 });
 
-describe('a mistyped', () => {
+describe.concurrent('a mistyped', () => {
   test.each([
     ['archive-wall', 'archive-wal'],
     ['list-wal', 'list-wals'],

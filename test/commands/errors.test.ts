@@ -76,7 +76,7 @@ describe('errors list', () => {
     }));
 });
 
-describe('errors explain', () => {
+describe.concurrent('errors explain', () => {
   test('compares with the archive, byte by byte, and says what can be done', () =>
     withArchive(async (server) => {
       const changed = Buffer.from(wal.bytes);
@@ -128,7 +128,7 @@ describe('errors explain', () => {
     }));
 });
 
-describe('errors resolve', () => {
+describe.concurrent('errors resolve', () => {
   test('drops what is archived with the same content, archives again what can be, leaves the rest', () =>
     withArchive(async (server) => {
       const identical = await inErrors(server, wal.name, wal.bytes);

@@ -17,7 +17,7 @@ const partialName = walName(`${wal.name}.partial`);
 
 const get = (server: TestServer, ...args: string[]): Promise<RunResult> => server.cli(['get-wal', ...args]);
 
-describe('finds a file', () => {
+describe.concurrent('finds a file', () => {
   const places: Record<string, (server: TestServer) => Promise<unknown>> = {
     'in the archive': (server) => placeStored(server, wal.name, wal.bytes),
     'in the archive, compressed': (server) => placeStored(server, wal.name, gzipSync(wal.bytes)),
@@ -199,7 +199,7 @@ describe('-o', () => {
     }));
 });
 
-describe('hands it out compressed', () => {
+describe.concurrent('hands it out compressed', () => {
   // [flag, the system's program that reads it]
   const tools: [string, string[] | null][] = [
     ['-z', ['gzip', '-dc']],
@@ -254,7 +254,7 @@ describe('hands it out compressed', () => {
     }));
 });
 
-describe('exit status', () => {
+describe.concurrent('exit status', () => {
   test('1 when the file is certainly not there, with nothing on stdout', () =>
     withServer({}, async (server) => {
       const { status, stdout, stderr } = await get(server, 'main', wal.name);

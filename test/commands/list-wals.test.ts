@@ -154,15 +154,23 @@ test('knows the segment size of the archive, so that the log boundary is no gap'
     expect(segmentName(1, 64n, size)).toBe('000000010000000100000000');
   }));
 
-test('reads while a catalogue line is damaged, and says nothing wrong', () =>
+test('tells of damaged lines, by line number, and is 1; an unended last one may just be written', () =>
   withServer({}, async (server) => {
-    await catalogue(server, [line(name(1)), 'garbage', '', line(name(2))]);
+    await catalogue(server, [line(name(1)), line(name(2))]);
     await placeStored(server, walName(name(1)), makeWal({ segment: 1 }).bytes);
     await appendFile(join(server.wals, 'main-xlog.db'), `${name(3)}\t10`);
-    const { status, stdout } = await server.cli(['list-wals', 'main']);
-    expect(status).toBe(0);
-    expect(stdout).toContain(`${name(1)} - ${name(2)} (2 segments)`);
-    expect(stdout).not.toContain(name(3));
+    const unended = await server.cli(['list-wals', 'main']);
+    expect(unended).toMatchObject({ status: 0, stderr: '' });
+    expect(unended.stdout).toContain(`${name(1)} - ${name(2)} (2 segments)`);
+    expect(unended.stdout).not.toContain(name(3));
+
+    await catalogue(server, [line(name(1)), 'garbage', '', line(name(2))]);
+    const damaged = await server.cli(['list-wals', 'main']);
+    expect(damaged.status).toBe(1);
+    expect(damaged.stdout).toBe(unended.stdout);
+    expect(damaged.stderr).toContain(
+      String.raw`the catalogue has 2 damaged lines, the first is line 2: \"garbage\"; walwarden rebuild-xlogdb main`,
+    );
   }));
 
 test('rebuild-xlogdb makes the catalogue from the files: sorted, with history, without what is no WAL', () =>

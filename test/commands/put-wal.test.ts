@@ -20,7 +20,7 @@ async function expectNothingKept(server: TestServer): Promise<void> {
   expect(await namesIn(server.errors)).toEqual([]);
 }
 
-describe('takes', () => {
+describe.concurrent('takes', () => {
   test.each<[string, readonly TarEntry[]]>([
     ['a file with SHA256SUMS behind it', [file, sumsOf([file])]],
     ['a file with SHA256SUMS before it', [sumsOf([file]), file]],
@@ -108,7 +108,7 @@ describe('takes', () => {
       const results = await Promise.all(
         [file, { name: wal.name, bytes: other.bytes }].map(async (entry) => put(server, await deliveryOf([entry]))),
       );
-      expect(results.map(({ status }) => status).sort()).toEqual([0, 1]);
+      expect(new Set(results.map(({ status }) => status))).toEqual(new Set([0, 1]));
       expect(await namesIn(server.incoming)).toEqual([wal.name]);
       const [copy = ''] = await namesIn(server.errors);
       const kept = [await readFile(join(server.incoming, wal.name)), await readFile(join(server.errors, copy))];
@@ -117,7 +117,7 @@ describe('takes', () => {
     }));
 });
 
-describe('refuses, and keeps nothing of', () => {
+describe.concurrent('refuses, and keeps nothing of', () => {
   const sums = sumsOf([file]);
   test.each<[string, readonly TarEntry[], string]>([
     ['a symbolic link', [{ name: wal.name, type: 'symlink' }, sums], 'is no regular file'],

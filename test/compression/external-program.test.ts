@@ -1,10 +1,15 @@
+import { randomUUID } from 'node:crypto';
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { createCompressor, decompress, recogniseCompression } from '../../src/compression/codecs.ts';
 import { pipeThrough, pipeThroughShell, runFilter } from '../../src/compression/external-program.ts';
+import { isThere } from '../../src/durable/durable-file.ts';
+import { buildModule } from '../durable/build-module.ts';
 import { until } from '../support/poll.ts';
+import { processesWithEnv } from '../support/processes.ts';
 import { withTempDir } from '../support/temp-dir.ts';
+import { evaluateWithDescriptors, withModuleProcess } from './module-process.ts';
 
 const MIB = 1024 * 1024;
 const NOTHING = new Uint8Array();
@@ -111,6 +116,85 @@ describe('pipeThrough', () => {
     });
     await expect(pipeThrough('cat', [], NOTHING, { maxOutput: 1, signal: AbortSignal.abort() })).rejects.toMatchObject({
       code: 'aborted',
+    });
+  });
+});
+
+describe('a program and our own process', () => {
+  const SOURCE = 'src/compression/external-program.ts';
+  const MARK = 'EXTERNAL_PROGRAM_TEST_MARK';
+
+  it.each([
+    ['without descriptors', 0],
+    ['with too few for its pipes', 4],
+  ])('%s a program is not started, which is an error and no crash', async (_case, free) => {
+    await withTempDir(async (directory) => {
+      const module = await buildModule(SOURCE, directory);
+      const run = `module.pipeThrough('cat', [], Buffer.from('x'), { maxOutput: 9, extraInput: Buffer.from('y') })`;
+      expect(await evaluateWithDescriptors(module, free, run)).toMatchObject({
+        code: 'program',
+        message: expect.stringMatching(/^cat can't be started: .*EMFILE/),
+        hint: expect.stringContaining('LimitNOFILE'),
+      });
+      const byFile = `module.filterFile({ program: 'cat', args: [] }, taken[0], taken[1], process.env)`;
+      expect(await evaluateWithDescriptors(module, 0, byFile)).toMatchObject({
+        code: 'program',
+        message: expect.stringMatching(/^cat can't be started: .*EMFILE/),
+      });
+    });
+  });
+
+  it("finishes in spite of a terminal's Ctrl-C, which goes to our whole process group", async () => {
+    await withTempDir(async (directory) => {
+      const module = await buildModule(SOURCE, directory);
+      const code = `
+        process.on('SIGINT', () => console.log('draining'));
+        const script = 'touch ${directory}/up; while test ! -e ${directory}/go; do sleep 0.02; done; cat';
+        const output = await module.pipeThrough('sh', ['-c', script], Buffer.from('done'), { maxOutput: 9 });
+        console.log(output.toString());`;
+      await withModuleProcess(module, code, {}, async ({ pid, said, ended }) => {
+        await until('the program to run', () => isThere(join(directory, 'up')));
+        process.kill(-pid, 'SIGINT');
+        expect(await said).toBe('draining');
+        await writeFile(join(directory, 'go'), '');
+        expect(await ended).toEqual({ output: 'draining\ndone\n', status: 0 });
+      });
+    });
+  });
+
+  it('is killed with all that it started', async () => {
+    const mark = randomUUID();
+    const abort = new AbortController();
+    const running = runFilter({ program: 'sh', args: ['-c', 'sleep 60 | sleep 60'] }, NOTHING, {
+      maxOutput: 1,
+      env: { ...process.env, [MARK]: mark },
+      signal: abort.signal,
+    });
+    const ended = expect(running).rejects.toMatchObject({ code: 'aborted' });
+    await until('the program to run', async () => (await processesWithEnv(MARK, mark)).length === 3);
+    abort.abort();
+    await ended;
+    await until('all of it to go', async () => (await processesWithEnv(MARK, mark)).length === 0, 5000);
+  });
+
+  it('does not outlive us', async () => {
+    await withTempDir(async (directory) => {
+      const module = await buildModule(SOURCE, directory);
+      const mark = randomUUID();
+      const code = `
+        const options = { maxOutput: 1 };
+        void module.pipeThrough('sleep', ['60'], new Uint8Array(), options);
+        void module.pipeThroughShell('sleep 60 | sleep 60', new Uint8Array(), options);
+        void module.filterFile({ program: 'sleep', args: ['60'] }, 0, 0, process.env);
+        process.on('SIGTERM', () => process.exit(7));
+        console.log('up');`;
+      await withModuleProcess(module, code, { [MARK]: mark }, async ({ pid, ended }) => {
+        const count = async (): Promise<number> => (await processesWithEnv(MARK, mark)).length;
+        await until('all programs to run', async () => (await count()) === 6);
+        process.kill(pid, 'SIGTERM');
+        expect(await ended).toMatchObject({ status: 7 });
+        await until('all programs to go', async () => (await count()) === 0, 5000);
+      });
     });
   });
 });

@@ -8,7 +8,13 @@ import type { CompressionName } from '../../src/compression/codec.ts';
 import { WalwardenError } from '../../src/errors.ts';
 import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
 import { sha256 } from '../../src/storage/staging.ts';
-import type { AcceptSystem, StoredWal, WaitingWal, WalHooks, WalStorageStrategy } from '../../src/storage/wal-storage-strategy.ts';
+import type {
+  AcceptSystem,
+  StoredWal,
+  WaitingWal,
+  WalHooks,
+  WalStorageStrategy,
+} from '../../src/storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../../src/wal/wal-file-info.ts';
 import { historyName, walDirectory, type WalName } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
@@ -28,7 +34,7 @@ export interface StorageUnderTest {
   readonly catalogue: Xlogdb;
   readonly keys: ReadingKeys;
   /** Another object for the same archive, as another process has it. */
-  open(options?: OpenOptions): WalStorageStrategy;
+  readonly open: (options?: OpenOptions) => WalStorageStrategy;
 }
 
 /** What a storage says of files that it stored. */

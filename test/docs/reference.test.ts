@@ -40,7 +40,7 @@ describe('docs/reference.md', () => {
       expect(row.proof).toMatch(/^test\/.+\.ts$/);
       expect(existsSync(join(ROOT, row.here)), `${row.here} does not exist`).toBe(true);
       expect(existsSync(join(ROOT, row.proof)), `${row.proof} does not exist`).toBe(true);
-      expect(readFileSync(join(ROOT, row.proof), 'utf8')).toMatch(/\b(test|it)(\.each|\.for)?\(/);
+      expect(readFileSync(join(ROOT, row.proof), 'utf8')).toMatch(/\b(test|it|describe\w+)(\.each|\.for)?\(/);
     },
   );
 });

@@ -1,10 +1,14 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { acquireLock } from '../../src/durable/lock-file.ts';
 import { isErrorCode } from '../../src/errors.ts';
+import { evaluateWithDescriptors, withModuleProcess } from '../compression/module-process.ts';
+import { until } from '../support/poll.ts';
+import { processesWithEnv } from '../support/processes.ts';
 import { run } from '../support/run.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 import { buildModule } from './build-module.ts';
@@ -23,6 +27,8 @@ os.write(fd, b'%d\\n' % os.getpid())
 print('locked', flush=True)
 sys.stdin.read()
 `;
+
+const MARK = 'LOCK_FILE_TEST_MARK';
 
 async function withPythonLock<T>(path: string, body: (owner: ChildProcess) => Promise<T>): Promise<T> {
   const owner = spawn('python3', ['-c', PYTHON_LOCK, path], { stdio: ['pipe', 'pipe', 'inherit'] });
@@ -197,5 +203,55 @@ test('without the flock program the error says what to install', async () => {
     } finally {
       process.env['PATH'] = path;
     }
+  });
+});
+
+test('without descriptors flock is not started, which is an error and no crash', async () => {
+  await withTempDir(async (directory) => {
+    const module = await buildModule('src/durable/lock-file.ts', directory);
+    const path = join(directory, 'lock');
+    // One for the lock file itself.
+    const error = await evaluateWithDescriptors(module, 1, `module.acquireLock(${JSON.stringify(path)})`);
+    expect(error).toMatchObject({ code: 'program', message: expect.stringMatching(/can't run flock.*EMFILE/) });
+    expect(error).toMatchObject({ hint: expect.stringContaining('LimitNOFILE') });
+  });
+});
+
+const WAITING_OWNER = (path: string): string => `
+  process.on('SIGINT', () => console.log('draining'));
+  process.on('SIGTERM', () => process.exit(7));
+  await module.acquireLock(${JSON.stringify(path)}, { wait: true });
+  console.log('locked');`;
+
+test("a terminal's Ctrl-C, which goes to our whole process group, does not end the wait for a lock", async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    const module = await buildModule('src/durable/lock-file.ts', directory);
+    const mark = randomUUID();
+    await withPythonLock(path, (owner) =>
+      withModuleProcess(module, WAITING_OWNER(path), { [MARK]: mark }, async ({ pid, said, ended }) => {
+        await until('flock to wait', async () => (await processesWithEnv(MARK, mark)).length === 2);
+        process.kill(-pid, 'SIGINT');
+        expect(await said).toBe('draining');
+        owner.stdin?.end();
+        expect(await ended).toEqual({ output: 'draining\nlocked\n', status: 0 });
+      }),
+    );
+  });
+});
+
+test('a wait for a lock ends with us', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    const module = await buildModule('src/durable/lock-file.ts', directory);
+    const mark = randomUUID();
+    await withPythonLock(path, () =>
+      withModuleProcess(module, WAITING_OWNER(path), { [MARK]: mark }, async ({ pid, ended }) => {
+        await until('flock to wait', async () => (await processesWithEnv(MARK, mark)).length === 2);
+        process.kill(pid, 'SIGTERM');
+        expect(await ended).toMatchObject({ status: 7 });
+        await until('flock to go', async () => (await processesWithEnv(MARK, mark)).length === 0, 5_000);
+      }),
+    );
   });
 });

@@ -16,7 +16,7 @@ import {
   type TestServer,
 } from '../commands/with-server.ts';
 import { CLI, ensureBuilt } from '../support/cli.ts';
-import { makeWal, writeWal } from '../support/make-wal.ts';
+import { makeWal, writeWal, type MadeWal } from '../support/make-wal.ts';
 import { run, type RunResult } from '../support/run.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 
@@ -52,7 +52,7 @@ async function inErrors(server: TestServer): Promise<{ entry: string; list: stri
   return { entry: entries[0] ?? '', list: (await server.cli(['errors', 'list', 'main'])).stdout };
 }
 
-describe('the configuration', () => {
+describe.concurrent('the configuration', () => {
   test.each<[string, string | Buffer | null, string]>([
     ['is missing', null, ": can't read the configuration: no such file"],
     ['is binary', Buffer.from('\0\xff\xfe', 'latin1'), ':1: expected UTF-8 text'],
@@ -111,7 +111,7 @@ describe('the configuration', () => {
   );
 });
 
-describe('no permission', () => {
+describe.concurrent('no permission', () => {
   /** The home belongs to nobody, and so the pass runs. */
   async function giveAway(server: TestServer, ...not: readonly string[]): Promise<void> {
     execFileSync('chown', ['-R', `${NOBODY.uid}:${NOBODY.gid}`, server.home]);
@@ -186,12 +186,12 @@ describe('no permission', () => {
     }));
 });
 
-describe('a disk that is full', () => {
+describe.concurrent('a disk that is full', () => {
   test.each(['None', 'gzip', 'zstd'])(
     'is told, with compression = %s; nothing is lost, and the next pass goes on',
     async (compression) =>
       withServer({ compression }, async (server) => {
-        const wals = [];
+        const wals: MadeWal[] = [];
         for (let segment = 1; segment <= 6; segment += 1) {
           wals.push(await writeWal(server.incoming, { segment, content: 'random' }));
         }
@@ -224,7 +224,7 @@ describe('a disk that is full', () => {
       await withSmallDisk(directory, '16k', async (grow) => {
         await writeFile(join(directory, 'filler'), Buffer.alloc(3 * 4096));
         // A line has about 60 bytes: the one page that is left is soon full.
-        const wals = [];
+        const wals: MadeWal[] = [];
         for (let segment = 1; segment <= 90; segment += 1) {
           wals.push(await writeWal(server.incoming, { segment, content: 'zeros' }));
         }
@@ -296,7 +296,7 @@ async function withSmallDisk<T>(
   }
 }
 
-describe('a file in incoming', () => {
+describe.concurrent('a file in incoming', () => {
   const cut = wal.bytes.subarray(0, 700_000);
   const odd = (bytes: Buffer, change: (bytes: Buffer) => void): Buffer => {
     const copy = Buffer.from(bytes);
@@ -340,9 +340,7 @@ describe('a file in incoming', () => {
       await writeWal(server.incoming, { segment: 2 });
       const { status, stdout, stderr } = await archiveWal(server);
       expect(status).toBe(1);
-      expect(stdout).toContain(
-        `"${wal.name}" NOT archived: incomplete, and unchanged for 0 s: 700000 of 1048576 bytes`,
-      );
+      expect(stdout).toMatch(/NOT archived: incomplete, and unchanged for \d+ s: 700000 of 1048576 bytes/);
       expect(stderr).toContain('it is left alone, see whether its archive_command was interrupted');
       expect((await readFile(join(server.incoming, wal.name))).equals(cut)).toBe(true);
       await expectArchive(server, [next]);
@@ -458,7 +456,7 @@ describe('a file in incoming', () => {
   );
 });
 
-describe('a damaged compressed file', () => {
+describe.concurrent('a damaged compressed file', () => {
   const codecs: readonly CompressionName[] = ['gzip', 'bzip2', 'xz', 'zstd', 'lz4', 'snappy'];
   test.each(codecs)(
     'of %s: in incoming to errors or left as unfinished, in the archive told by get-wal',
@@ -558,42 +556,14 @@ describe('gpg', () => {
         execFileSync('gpg', ['--homedir', home, '--batch', '--quiet', ...args], { stdio: 'ignore' });
       };
       try {
-        gpg(
-          '--pinentry-mode',
-          'loopback',
-          '--passphrase',
-          'right',
-          '--quick-gen-key',
-          'wal@example.com',
-          'rsa2048',
-          'default',
-          'never',
-        );
-        gpg(
-          '--pinentry-mode',
-          'loopback',
-          '--passphrase',
-          'right',
-          '--quick-add-key',
-          fingerprint(home),
-          'rsa2048',
-          'encr',
-          'never',
-        );
+        const passphrase = ['--pinentry-mode', 'loopback', '--passphrase', 'right'];
+        gpg(...passphrase, '--quick-gen-key', 'wal@example.com', 'future-default', 'default', 'never');
         return await body(home);
       } finally {
         execFileSync('gpgconf', ['--homedir', home, '--kill', 'all']);
       }
     });
   }
-  function fingerprint(home: string): string {
-    const keys = execFileSync('gpg', ['--homedir', home, '--batch', '--with-colons', '--list-keys'], {
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
-    });
-    return /^fpr:+([0-9A-F]+):/m.exec(keys)?.[1] ?? '';
-  }
-
   test('without the key: the file stays, key and keyring are named', () =>
     withTempDir(async (keyring) =>
       withServer(
@@ -652,7 +622,7 @@ describe('gpg', () => {
     }));
 });
 
-describe('a hook', () => {
+describe.concurrent('a hook', () => {
   test('that hangs is killed after hook_script_timeout; a plain one is only told', () =>
     withServer({ pre_archive_script: 'sleep 1000', hook_script_timeout: '1 s' }, async (server) => {
       await writeWal(server.incoming, { segment: 1 });

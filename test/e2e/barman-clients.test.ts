@@ -87,7 +87,7 @@ describe.each(generations)('%s', (_label, barman) => {
   const withHost = <T>(options: ServerOptions, body: (clients: Clients) => Promise<T>): Promise<T> =>
     withClients(barman(), options, body);
 
-  describe('barman-wal-archive', () => {
+  describe.concurrent('barman-wal-archive', () => {
     test('delivers a segment, with its time, and again', () =>
       withHost({ compression: 'gzip' }, async (host) => {
         const { path } = await writeWal(host.data, { segment: 1, mtime: 1_700_000_000.25 });
@@ -126,10 +126,10 @@ describe.each(generations)('%s', (_label, barman) => {
       withHost({}, async (host) => {
         const { path } = await writeWal(host.data, { segment: 1 });
         const wrong = await host.archive('backup', 'mian', path);
-        // 2 when the client noticed first that nobody reads what it sends.
+        // 2 when the client notices first that nobody reads what it sends.
         expect([1, 2]).toContain(wrong.status);
         expect(wrong.stderr).toContain('HINT: did you mean "main"?');
-        expect((await host.archive('unreachable', 'main', path)).status).toBe(3);
+        expect([2, 3]).toContain((await host.archive('unreachable', 'main', path)).status);
         await writeFile(join(host.data, 'postgresql.conf'), 'x');
         const odd = await host.archive('backup', 'main', join(host.data, 'postgresql.conf'));
         expect(odd.status).toBe(1);
@@ -148,7 +148,7 @@ describe.each(generations)('%s', (_label, barman) => {
       }));
   });
 
-  describe('barman-wal-restore', () => {
+  describe.concurrent('barman-wal-restore', () => {
     test('brings a segment, whatever the compression of the archive', () =>
       withHost({}, async (host) => {
         await placeStored(host, wal.name, gzipSync(wal.bytes));

@@ -87,7 +87,7 @@ const wholeSeconds = (line: string): string => line.replace(/\.\d+(?=\t)/, '.0')
 const byFormat = (line: string): string =>
   line.replace(/\t(pigz|pygzip)\t/, '\tgzip\t').replace('\tpybzip2\t', '\tbzip2\t');
 
-describe('the home of Barman 3.17', () => {
+describe.concurrent('the home of Barman 3.17', () => {
   test('is listed', () =>
     withBarmanHome({}, async (server) => {
       expect(await catalogueLines(server)).toEqual(CATALOGUE);
@@ -286,7 +286,7 @@ async function expectBarmanReads(
 /** Barman 3.4 knows four fields. */
 const fourFields = (line: string): string => byFormat(`${line.split('\t').slice(0, 4).join('\t')}\t`).trimEnd();
 
-describe('Debian’s Barman reads, lists and rebuilds what we archive, and we what it archives', () => {
+describe.concurrent('Debian’s Barman reads, lists and rebuilds what we archive, and we what it archives', () => {
   test.each(['None', 'gzip', 'pygzip', 'pigz', 'bzip2', 'pybzip2'])('with compression = %s', (compression) =>
     expectBarmanReads(debianBarman(), compression, 'xlog.db', fourFields),
   );
@@ -314,23 +314,26 @@ describe('Debian’s Barman reads, lists and rebuilds what we archive, and we wh
 
 const checkedOut = checkedOutBarman();
 if (checkedOut !== undefined) {
-  describe('the Barman of BARMAN_CHECKOUT reads, lists and rebuilds what we archive, and we what it archives', () => {
-    test.each(['None', ...CODECS])('with compression = %s', (compression) =>
-      expectBarmanReads(checkedOut, compression, 'main-xlog.db', byFormat),
-    );
+  describe.concurrent(
+    'the Barman of BARMAN_CHECKOUT reads, lists and rebuilds what we archive, and we what it archives',
+    () => {
+      test.each(['None', ...CODECS])('with compression = %s', (compression) =>
+        expectBarmanReads(checkedOut, compression, 'main-xlog.db', byFormat),
+      );
 
-    test('and rebuilds the home of Barman 3.17 line by line as we do', () =>
-      withBarmanHome({}, async (server) => {
-        const catalogue = join(server.wals, 'main-xlog.db');
-        await server.cli(['rebuild-xlogdb', 'main']);
-        const ours = await readFile(catalogue, 'utf8');
-        await rm(catalogue);
-        expect((await checkedOut.run(server.config, ['rebuild-xlogdb', 'main'])).status).toBe(0);
-        expect(await readFile(catalogue, 'utf8')).toBe(ours);
-      }));
+      test('and rebuilds the home of Barman 3.17 line by line as we do', () =>
+        withBarmanHome({}, async (server) => {
+          const catalogue = join(server.wals, 'main-xlog.db');
+          await server.cli(['rebuild-xlogdb', 'main']);
+          const ours = await readFile(catalogue, 'utf8');
+          await rm(catalogue);
+          expect((await checkedOut.run(server.config, ['rebuild-xlogdb', 'main'])).status).toBe(0);
+          expect(await readFile(catalogue, 'utf8')).toBe(ours);
+        }));
 
-    test('and its locks exclude ours, and ours exclude its', () => locksExclude(checkedOut));
-  });
+      test('and its locks exclude ours, and ours exclude its', () => locksExclude(checkedOut));
+    },
+  );
 }
 
 async function locksExclude(barman: Barman): Promise<void> {

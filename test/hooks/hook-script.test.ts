@@ -117,6 +117,15 @@ describe('the environment of a hook script', () => {
     });
   });
 
+  test.each([
+    [1e-7, '1e-07'],
+    [1e16, '1e+16'],
+    [0, '0.0'],
+  ])('has the time %d as Python prints it', (mtime, printed) => {
+    const env = hookEnvironment({ ...call, wal: { ...call.wal, mtime } }, false, {});
+    expect(env['BARMAN_TIMESTAMP']).toBe(printed);
+  });
+
   test('reaches the script, next to our own', () =>
     withTempDir(async (directory) => {
       const { options } = setup();
@@ -299,6 +308,32 @@ describe('a retry script', () => {
       expect(await readFile(join(directory, 'count'), 'utf8')).toBe('x\n');
     }),
   );
+
+  test.each([
+    ['pre', ''],
+    ['post', 'x\n'],
+  ] as const)('that fails while we drain is not tried again; %s', (phase, tries) =>
+    withTempDir(async (directory) => {
+      const { lines, options } = setup({ drain: AbortSignal.abort() });
+      const count = join(directory, 'count');
+      await writeFile(count, '');
+      const outcome = await runRetryHook(`echo x >>${count}; exit 1`, { ...call, phase }, options);
+      expect(outcome).toMatchObject({ outcome: 'stop', error: { code: 'aborted' } });
+      expect(await readFile(count, 'utf8')).toBe(tries);
+      expect(lines.some((line) => line.level === 40)).toBe(phase === 'post');
+      expect(lines.some((line) => line.msg.includes('next try'))).toBe(false);
+    }),
+  );
+
+  test('is still told, after the fact, of a file that was archived while we drain', () =>
+    withTempDir(async (directory) => {
+      const { options } = setup({ drain: AbortSignal.abort() });
+      const told = join(directory, 'told');
+      expect(await runRetryHook(`touch ${told}`, { ...call, phase: 'post' }, options)).toMatchObject({
+        outcome: 'continue',
+      });
+      expect(await isThere(told)).toBe(true);
+    }));
 
   test('may finish while we drain', () =>
     withTempDir(async (directory) => {

@@ -309,7 +309,8 @@ describe('a directory of the archive that disappears, because Barman deleted all
           arrived.map(({ wal }) => wal),
         );
         expect(results.map(({ outcome }) => outcome)).toEqual(['stored', 'stored', 'stored']);
-        for (const file of arrived) expect(await isSame(strategy.getFullPath(file.name), file.bytes)).toBe(compression === null);
+        for (const file of arrived)
+          expect(await isSame(strategy.getFullPath(file.name), file.bytes)).toBe(compression === null);
         expect(await readdir(join(wals, name.slice(0, 16)))).toEqual(arrived.map((file) => file.name));
         expect(await namesOf(catalogue)).toEqual(arrived.map((file) => file.name));
         expect(await readdir(incoming)).toEqual([]);
@@ -385,7 +386,8 @@ test('list sorts as the catalogue does, and lists WAL files only', () =>
       await writeFile(join(wals, path), 'x');
     };
     const listed = ['00000001.history', '0000000100000000/000000010000000000000001', '00000002.history'];
-    for (const path of [...listed, 'main-xlog.db', '000000010000000000000002', '0000000100000000/notes']) await put(path);
+    for (const path of [...listed, 'main-xlog.db', '000000010000000000000002', '0000000100000000/notes'])
+      await put(path);
     // In a directory that is not its own.
     await put('0000000100000000/000000010000000100000001');
     const names = (await collect(open().list())).map((info) => info.name);

@@ -34,15 +34,12 @@ export interface TestStorage extends TestHome {
   readonly journalPath: string;
   readonly keys: ReadingKeys;
   /** Another object for the same archive, as another process has it. */
-  open(options?: StorageOptions): LocalWalStorageStrategy;
+  readonly open: (options?: StorageOptions) => LocalWalStorageStrategy;
 }
 
 const GO_ON = async (): Promise<{ outcome: 'continue'; reason: string }> => ({ outcome: 'continue', reason: '' });
 
-export async function withStorage<T>(
-  defaults: StorageOptions,
-  body: (storage: TestStorage) => Promise<T>,
-): Promise<T> {
+export async function withStorage<T>(defaults: StorageOptions, body: (storage: TestStorage) => Promise<T>): Promise<T> {
   return withHome(async (home) => {
     const keys = defaults.keys ?? {};
     const journalPath = join(home.home, home.server, 'encrypted-wals.digests');

@@ -1,0 +1,95 @@
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ReadingKeys } from '../../src/storage/stored-content.ts';
+import { historyName, walName, type WalName } from '../../src/wal/wal-name.ts';
+import { runCli, writeConfig } from '../support/cli.ts';
+import { makeWal } from '../support/make-wal.ts';
+import type { RunResult } from '../support/run.ts';
+import { withHome } from '../support/temp-dir.ts';
+import { withGpgKey } from '../storage/with-gpg-key.ts';
+import { violations, type Deliveries } from './invariants.ts';
+
+export type FaultOptions = Readonly<Record<string, string | number>>;
+
+/** One server, what was delivered to it, and passes over it. */
+export interface FaultHome extends Deliveries {
+  readonly config: string;
+  readonly produced: Map<WalName, () => Buffer>;
+  /** Puts a file into incoming in one step. */
+  readonly deliver: (name: WalName, content: () => Buffer) => Promise<void>;
+  /** Segments, a backup label and a history file, as small as they may be. */
+  readonly deliverSegments: (from: number, to: number) => Promise<void>;
+  readonly archive: () => Promise<RunResult>;
+  /** Everything as it was before the first delivery, but the configuration. */
+  readonly reset: () => Promise<void>;
+  readonly violations: (state: 'crashed' | 'healed') => Promise<string[]>;
+}
+
+export async function withFaultHome<T>(options: FaultOptions, body: (fault: FaultHome) => Promise<T>): Promise<T> {
+  return withHome(async (home) => {
+    const config = await writeConfig(home.home, {
+      global: { log_file: '%(barman_home)s/walwarden.log' },
+      servers: { main: options },
+    });
+    const { gnupg_home } = options;
+    const keys: ReadingKeys = gnupg_home === undefined ? {} : { gnupgHome: String(gnupg_home) };
+    const produced = new Map<WalName, () => Buffer>();
+    const deliver = async (name: WalName, content: () => Buffer): Promise<void> => {
+      await writeFile(join(home.incoming, name), content(), { mode: 0o600 });
+      produced.set(name, content);
+    };
+    return body({
+      home,
+      keys,
+      config,
+      produced,
+      deliver,
+      async deliverSegments(from, to) {
+        for (let segment = from; segment <= to; segment += 1) {
+          await deliver(makeWal({ segment, content: 'zeros' }).name, () => makeWal({ segment, content: 'zeros' }).bytes);
+        }
+      },
+      archive: () => runCli(['archive-wal', 'main'], { config }),
+      async reset() {
+        produced.clear();
+        await rm(join(home.home, home.server), { recursive: true });
+        for (const path of [home.incoming, home.streaming, home.wals, home.errors]) await mkdir(path, { recursive: true });
+      },
+      violations: (state) => violations({ home, keys, produced }, state),
+    });
+  });
+}
+
+/** The configurations whose steps differ: what is linked, what is written by us, what has a journal. */
+export const CONFIGURATIONS = ['none', 'zstd', 'gpg'] as const;
+export type Configuration = (typeof CONFIGURATIONS)[number];
+
+/** Runs `body` with the options of a configuration; gpg gets a throw-away key. */
+export async function withConfiguration<T>(
+  configuration: Configuration,
+  body: (options: FaultOptions) => Promise<T>,
+): Promise<T> {
+  if (configuration === 'none') return body({});
+  if (configuration === 'zstd') return body({ compression: 'zstd' });
+  return withGpgKey(({ keyId, homedir }) =>
+    body({ compression: 'gzip', encryption: 'gpg', encryption_key_id: keyId, gnupg_home: homedir }),
+  );
+}
+
+export function historyFile(timeline: number): { name: WalName; content: () => Buffer } {
+  return {
+    name: historyName(timeline),
+    content: () => Buffer.from(`${timeline - 1}\t0/${timeline.toString(16)}00000\tno recovery target specified\n`),
+  };
+}
+
+export function backupLabel(segment: number): { name: WalName; content: () => Buffer } {
+  const { name } = makeWal({ segment, content: 'zeros' });
+  return {
+    name: walName(`${name}.00000028.backup`),
+    content: () =>
+      Buffer.from(
+        `START WAL LOCATION: 0/${segment.toString(16)}00028 (file ${name})\nSTOP TIME: 2026-11-21 08:55:15 UTC\nSTOP TIMELINE: 1\n`,
+      ),
+  };
+}

@@ -1,0 +1,133 @@
+import { readdir, readFile, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
+import { readXlogdbLine, type WalFileInfo } from '../../src/wal/wal-file-info.ts';
+import { isWalName, walDirectory, type WalName } from '../../src/wal/wal-name.ts';
+import type { TestHome } from '../support/temp-dir.ts';
+
+/** What was delivered to one server, and where it may be now. */
+export interface Deliveries {
+  readonly home: TestHome;
+  readonly keys: ReadingKeys;
+  /** What every name was delivered with: always the same content. */
+  readonly produced: ReadonlyMap<WalName, () => Buffer>;
+}
+
+/**
+ * The invariants of the save protocol that are broken, none of them by what
+ * happened to the process: `crashed` holds at any instant, `healed` after one
+ * more pass, when nothing arrived meanwhile.
+ */
+export async function violations(deliveries: Deliveries, state: 'crashed' | 'healed'): Promise<string[]> {
+  const { home, keys, produced } = deliveries;
+  const found: string[] = [];
+  const archive = await readArchive(home);
+  const waiting = await namesIn(home.incoming);
+  const errors = await namesIn(home.errors);
+  const catalogue = await readCatalogue(home);
+
+  for (const [name, content] of produced) {
+    const expected = content();
+    const isWhole = async (path: string): Promise<boolean> => isSame(path, expected, keys);
+    const final = archive.finals.get(name);
+    const intact = final !== undefined && (await isWhole(final));
+    if (final !== undefined && !intact) found.push(`${name} is archived, but not with the content that it arrived with`);
+    const sources = waiting.filter((entry) => entry === name || entry === `.walwarden-${name}`);
+    const copies = [
+      ...sources.map((entry) => join(home.incoming, entry)),
+      ...errors.filter((entry) => entry.startsWith(`${name}.`)).map((entry) => join(home.errors, entry)),
+    ];
+    const whole = await Promise.all(copies.map(isWhole));
+    if (!intact && !whole.includes(true)) found.push(`${name} is lost`);
+    if (sources.length === 0 && intact && !catalogue.lines.has(name)) {
+      found.push(`the source of ${name} is gone, and it has no line`);
+    }
+  }
+  for (const name of archive.finals.keys()) if (!produced.has(name)) found.push(`${name} is archived, and never came`);
+  found.push(...catalogue.problems);
+  if (state === 'crashed') return found;
+
+  for (const entry of waiting) found.push(`${entry} is left in incoming`);
+  for (const entry of errors) found.push(`${entry} is in errors`);
+  for (const path of archive.others) found.push(`${path} is left in the archive`);
+  for (const entry of await namesIn(join(home.home, home.server))) {
+    if (entry.endsWith('.tmp')) found.push(`${entry} is left beside the archive`);
+  }
+  if (catalogue.torn !== '') found.push(`the catalogue ends in ${JSON.stringify(catalogue.torn)}`);
+  for (const [name, path] of archive.finals) {
+    const line = catalogue.lines.get(name);
+    if (line === undefined) found.push(`${name} has no line`);
+    else if (line.size !== (await stat(path)).size) found.push(`the line of ${name} says ${line.size} bytes`);
+  }
+  for (const name of catalogue.lines.keys()) if (!archive.finals.has(name)) found.push(`${name} has a line and no file`);
+  return found;
+}
+
+async function isSame(path: string, expected: Buffer, keys: ReadingKeys): Promise<boolean> {
+  try {
+    return (await plainBytes(await readFile(path), keys)).equals(expected);
+  } catch {
+    // Half a file can't be decompressed.
+    return false;
+  }
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch {
+    return [];
+  }
+}
+
+interface Archive {
+  readonly finals: ReadonlyMap<WalName, string>;
+  /** Whatever else lies there, but the catalogue. */
+  readonly others: readonly string[];
+}
+
+async function readArchive({ wals, server }: TestHome): Promise<Archive> {
+  const finals = new Map<WalName, string>();
+  const others: string[] = [];
+  for (const entry of await readdir(wals, { recursive: true, withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const path = join(entry.parentPath, entry.name);
+    if (isWalName(entry.name) && path === join(wals, walDirectory(entry.name), entry.name)) finals.set(entry.name, path);
+    else if (basename(path) !== `${server}-xlog.db` && entry.name !== 'xlog.db') others.push(path);
+  }
+  return { finals, others };
+}
+
+interface Catalogue {
+  /** The last line of each name. */
+  readonly lines: ReadonlyMap<WalName, WalFileInfo>;
+  /** What stands after the last newline. */
+  readonly torn: string;
+  readonly problems: readonly string[];
+}
+
+async function readCatalogue({ wals, server }: TestHome): Promise<Catalogue> {
+  let text = '';
+  try {
+    text = await readFile(join(wals, `${server}-xlog.db`), 'latin1');
+  } catch {
+    // Nothing was archived yet.
+  }
+  const texts = text.split('\n');
+  const torn = texts.pop() ?? '';
+  const lines = new Map<WalName, WalFileInfo>();
+  const problems: string[] = [];
+  let highest = '';
+  for (const line of texts) {
+    const info = readXlogdbLine(line);
+    if (info === undefined) {
+      problems.push(`the catalogue has a line ${JSON.stringify(line)}`);
+      continue;
+    }
+    if (lines.has(info.name)) problems.push(`${info.name} has two lines`);
+    else if (info.name < highest) problems.push(`${info.name} stands below ${highest}`);
+    lines.set(info.name, info);
+    highest = info.name;
+  }
+  return { lines, torn, problems };
+}

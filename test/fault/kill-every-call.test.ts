@@ -1,0 +1,101 @@
+import { join } from 'node:path';
+import { pino } from 'pino';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { loadConfig } from '../../src/config/load.ts';
+import { findServer } from '../../src/config/config.ts';
+import { openServer } from '../../src/server.ts';
+import { CONFIGURATIONS, withConfiguration, withFaultHome, type FaultHome } from './fault-home.ts';
+import { readTrace, requireStrace, runTraced, type Call } from './strace.ts';
+
+beforeAll(requireStrace);
+
+/** All that change something, and those that open: what only reads lies between two of them. */
+const SYSCALLS = [
+  'openat',
+  'write',
+  'pwrite64',
+  'fsync',
+  'fdatasync',
+  'ftruncate',
+  'link',
+  'unlink',
+  'rename',
+  'mkdir',
+  'rmdir',
+  'fchmod',
+  'utimensat',
+  'copy_file_range',
+  'sendfile',
+];
+
+/** The n-th call of a kind that one thread makes on one file: strace counts in this way. */
+interface Point {
+  readonly syscall: string;
+  readonly path: string;
+  readonly n: number;
+}
+
+describe.concurrent('archive-wal, killed after every call that changes a file', () => {
+  test.each(CONFIGURATIONS)('loses nothing, and the next pass heals, %s', (configuration) =>
+    withConfiguration(configuration, (options) =>
+      withFaultHome({ ...options, archiver_workers: 0 }, async (fault) => {
+        const points = pointsOf(await reference(fault), fault);
+        expect(points.length).toBeGreaterThan(40);
+        for (const point of points) {
+          await fault.reset();
+          await deliver(fault);
+          const { syscall, path, n } = point;
+          const { signal } = await runTraced({
+            config: fault.config,
+            args: ['-q', 'archive-wal', 'main'],
+            syscalls: [syscall],
+            paths: [path],
+            inject: [`${syscall}:signal=SIGKILL:when=${n}`],
+            output: join(fault.home.home, 'trace'),
+          });
+          expect({ point, signal }).toEqual({ point, signal: 'SIGKILL' });
+          expect({ point, broken: await fault.violations('crashed') }).toEqual({ point, broken: [] });
+          await passInProcess(fault);
+          expect({ point, broken: await fault.violations('healed') }).toEqual({ point, broken: [] });
+        }
+      }),
+    ),
+  );
+});
+
+/** No text files: a pass waits a second for them. */
+async function deliver(fault: FaultHome): Promise<void> {
+  await fault.deliverSegments(1, 3);
+}
+
+async function reference(fault: FaultHome): Promise<Call[]> {
+  await deliver(fault);
+  const output = join(fault.home.home, 'trace');
+  const { status } = await runTraced({ config: fault.config, args: ['archive-wal', 'main'], syscalls: SYSCALLS, output });
+  expect(status).toBe(0);
+  expect(await fault.violations('healed')).toEqual([]);
+  return readTrace(output);
+}
+
+function pointsOf(calls: readonly Call[], { home }: FaultHome): Point[] {
+  const points: Point[] = [];
+  const counted = new Map<string, number>();
+  for (const call of calls) {
+    const [path] = call.paths;
+    // Locks, log and configuration are not what is at stake here; their calls lie between those that are.
+    if (path === undefined || !path.startsWith(join(home.home, home.server))) continue;
+    const key = `${call.thread} ${call.name} ${path}`;
+    const n = (counted.get(key) ?? 0) + 1;
+    counted.set(key, n);
+    if (!points.some((point) => point.syscall === call.name && point.path === path && point.n === n)) {
+      points.push({ syscall: call.name, path, n });
+    }
+  }
+  return points;
+}
+
+async function passInProcess(fault: FaultHome): Promise<void> {
+  const config = await loadConfig(fault.config);
+  await using server = openServer(config, findServer(config, 'main'), pino({ level: 'silent' }));
+  await server.archive(true);
+}
