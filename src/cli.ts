@@ -1,6 +1,5 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { exitStatusForDoubt } from './commands/doubt.ts';
 
 // Before anything else is loaded: scripts ask for the version often, and it must be quick.
 const [first, ...rest] = process.argv.slice(2);
@@ -13,7 +12,7 @@ if (rest.length === 0 && (first === '--version' || first === '-v')) {
     try {
       process.stderr.write(`ERROR: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
     } finally {
-      process.exit(process.argv.includes('get-wal') ? exitStatusForDoubt() : 1);
+      process.exit(process.argv.includes('get-wal') ? 200 : 1);
     }
   };
   process.on('uncaughtException', failed);

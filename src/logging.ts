@@ -36,21 +36,19 @@ export async function createLogger(settings: LogSettings): Promise<Logger> {
   let destination = stderr;
   if (settings.file !== null) {
     const { file } = settings;
-    const failed = (error: unknown): void => {
-      stderr.write(
-        `${JSON.stringify({ level: 40, time: new Date().toISOString(), msg: `can't write to the log file ${file}: ${messageOf(error)}; logging to stderr` })}\n`,
-      );
+    const tell = (what: string, error: unknown): void => {
+      const msg = `can't ${what} the log file ${file}: ${messageOf(error)}; logging to stderr`;
+      stderr.write(`${JSON.stringify({ level: 40, time: new Date().toISOString(), msg })}\n`);
     };
     try {
       let broken = false;
-      const log = lines(openSync(file, 'a', 0o640), (error, line) => {
-        if (!broken) failed(error);
+      destination = lines(openSync(file, 'a', 0o640), (error, line) => {
+        if (!broken) tell('write to', error);
         broken = true;
         stderr.write(line);
       });
-      destination = log;
     } catch (error) {
-      failed(error);
+      tell('open', error);
     }
   }
   return pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);

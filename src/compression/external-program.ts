@@ -36,10 +36,19 @@ const PACKAGES: Readonly<Record<string, string>> = {
   xz: 'xz-utils',
 };
 
+const LIMIT_HINTS: Readonly<Record<string, string>> = {
+  EAGAIN: 'allow more processes (ulimit -u; systemd: TasksMax)',
+  EMFILE: 'allow more open files (ulimit -n; systemd: LimitNOFILE)',
+};
+
 /** Variables by which compressors take options behind our back: a level that is not the configured one, other formats, limits. */
 const OPTION_VARIABLES = ['BZIP', 'BZIP2', 'GZIP', 'LZ4_CLEVEL', 'LZ4_NBWORKERS', 'PIGZ', 'XZ_DEFAULTS', 'XZ_OPT'];
 
 const MAX_MESSAGES = 64 * 1024;
+
+/** What runs now, each in a process group of its own: no signal of a terminal ends it with us. */
+const running = new Set<ChildProcess>();
+process.on('exit', () => running.forEach(killGroup));
 
 /**
  * Runs a program with these bytes on stdin and collects its stdout. Resolves
@@ -51,14 +60,16 @@ export async function runFilter(command: Command, input: Uint8Array, options: Fi
   throwIfAborted(options.signal, command);
   const stdio: 'pipe'[] =
     options.extraInput === undefined ? ['pipe', 'pipe', 'pipe'] : ['pipe', 'pipe', 'pipe', 'pipe'];
-  const child = start(command, stdio, options.env ?? process.env);
-  const output = new BoundedOutput(child.stdout, options.maxOutput, () => kill(child, command));
+  const { child, ended } = start(command, stdio, options.env ?? process.env);
+  // It throws: without a process there may be no pipes either.
+  if (child.pid === undefined) await ended;
+  const output = new BoundedOutput(child.stdout, options.maxOutput, () => kill(child));
   const messages = new BoundedOutput(child.stderr, MAX_MESSAGES);
   feed(child, input, options.extraInput);
-  const onAbort = (): void => kill(child, command);
+  const onAbort = (): void => kill(child);
   options.signal?.addEventListener('abort', onAbort, { once: true });
   try {
-    const { status, killedBy } = await ended(child, command);
+    const { status, killedBy } = await ended;
     throwIfAborted(options.signal, command);
     return { output: output.bytes(), status, killedBy, messages: messages.bytes().toString(), tooMuch: output.tooMuch };
   } finally {
@@ -80,7 +91,7 @@ export async function pipeThrough(
   return succeed({ program, args }, input, options);
 }
 
-/** {@link pipeThrough} for a command line of the user, run by `sh -c` in a process group of its own. */
+/** {@link pipeThrough} for a command line of the user, run by `sh -c`. */
 export async function pipeThroughShell(
   commandLine: string,
   input: Uint8Array,
@@ -101,9 +112,9 @@ export async function filterFile(
   target: number,
   env: NodeJS.ProcessEnv,
 ): Promise<void> {
-  const child = start(command, [source, target, 'pipe'], env);
+  const { child, ended } = start(command, [source, target, 'pipe'], env);
   const messages = new BoundedOutput(child.stderr, MAX_MESSAGES);
-  const { status, killedBy } = await ended(child, command);
+  const { status, killedBy } = await ended;
   if (status === 0) return;
   const end = { output: Buffer.alloc(0), status, killedBy, messages: messages.bytes().toString(), tooMuch: false };
   throw programFailed(command, end, 0);
@@ -157,35 +168,52 @@ export function environmentOf(command: Command): NodeJS.ProcessEnv {
   return 'shell' in command ? process.env : plainEnvironment();
 }
 
-function start(command: Command, stdio: ('pipe' | number)[], env: NodeJS.ProcessEnv): ChildProcess {
+interface RunningProgram {
+  /** Without a pid nothing was started, and `ended` rejects. Node then may leave out even the streams. */
+  readonly child: ChildProcess;
+  readonly ended: Promise<{ readonly status: number | null; readonly killedBy: NodeJS.Signals | null }>;
+}
+
+function start(command: Command, stdio: ('pipe' | number)[], env: NodeJS.ProcessEnv): RunningProgram {
+  const child = spawnGroup(command, stdio, env);
+  const ended: RunningProgram['ended'] = new Promise((resolve, reject) => {
+    // The first listener of all: an 'error' that nobody hears ends us.
+    child.on('error', (error) => {
+      // Only "not started" ends it; any other leaves a process whose end is still to come.
+      if (child.pid === undefined) reject(startError(command, error));
+    });
+    // 'close', not 'exit': only then all of its output has arrived.
+    child.once('close', (status, killedBy) => {
+      running.delete(child);
+      resolve({ status, killedBy });
+    });
+  });
+  if (child.pid !== undefined) running.add(child);
+  return { child, ended };
+}
+
+/**
+ * In a process group of its own: what a terminal sends to ours at Ctrl-C must
+ * not end the file in hand, and all that a command line starts ends together.
+ */
+function spawnGroup(command: Command, stdio: ('pipe' | number)[], env: NodeJS.ProcessEnv): ChildProcess {
   try {
-    // A command line may start several processes: a group of their own lets us end them all.
     return 'shell' in command
       ? spawn('sh', ['-c', command.shell], { stdio, env, detached: true })
-      : spawn(command.program, command.args, { stdio, env });
+      : spawn(command.program, command.args, { stdio, env, detached: true });
   } catch (error) {
     throw startError(command, error);
   }
 }
 
-function ended(
-  child: ChildProcess,
-  command: Command,
-): Promise<{ readonly status: number | null; readonly killedBy: NodeJS.Signals | null }> {
-  return new Promise((resolve, reject) => {
-    child.once('error', (error) => {
-      // Only "not started" ends it; a failed kill leaves a process whose end is still to come.
-      if (child.pid === undefined) reject(startError(command, error));
-    });
-    // 'close', not 'exit': only then all of its output has arrived.
-    child.once('close', (status, killedBy) => resolve({ status, killedBy }));
-  });
-}
-
 function startError(command: Command, cause: unknown): WalwardenError {
   const program = 'shell' in command ? 'sh' : command.program;
   if (errnoOf(cause) !== 'ENOENT') {
-    return new WalwardenError('program', `${program} can't be started: ${messageOf(cause)}`, { cause });
+    const hint = LIMIT_HINTS[errnoOf(cause) ?? ''];
+    return new WalwardenError('program', `${program} can't be started: ${messageOf(cause)}`, {
+      cause,
+      ...(hint === undefined ? {} : { hint }),
+    });
   }
   const debianPackage = PACKAGES[program];
   return new WalwardenError('program', `the program ${program} is not found in PATH`, {
@@ -210,20 +238,21 @@ function feed(child: ChildProcess, input: Uint8Array, extraInput: Uint8Array | u
   }
 }
 
-function kill(child: ChildProcess, command: Command): void {
-  if ('shell' in command && child.pid !== undefined) {
-    try {
-      process.kill(-child.pid, 'SIGKILL');
-    } catch (error) {
-      // Gone already, or run as another user by now (sudo): its pipes, closed below, are all that we can take away.
-      const errno = errnoOf(error);
-      if (errno !== 'ESRCH' && errno !== 'EPERM') throw error;
-    }
-  } else {
-    child.kill('SIGKILL');
-  }
+function kill(child: ChildProcess): void {
+  killGroup(child);
   // Something that left the group may hold the pipes: don't wait for it.
   for (const stream of child.stdio) stream?.destroy();
+}
+
+function killGroup({ pid }: ChildProcess): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch (error) {
+    // Gone already, or run as another user by now (sudo): its pipes are all that we can take away.
+    const errno = errnoOf(error);
+    if (errno !== 'ESRCH' && errno !== 'EPERM') throw error;
+  }
 }
 
 /** Collects a stream up to a limit; what comes beyond it is dropped. */

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { constants } from 'node:fs';
 import { mkdir, open, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -68,22 +68,24 @@ async function readOwner(handle: FileHandle): Promise<number | undefined> {
   return Number.isNaN(pid) ? undefined : pid;
 }
 
+/** What runs now, each in a process group of its own: no signal of a terminal ends it with us. */
+const running = new Set<ChildProcess>();
+process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
+
 /** True when the lock was got; flock(1) says 1 when somebody else has it. */
 function flock(handle: FileHandle, path: string, wait: boolean): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const args = wait ? ['-x', '3'] : ['-n', '-x', '3'];
-    const child = spawn('flock', args, { stdio: ['ignore', 'ignore', 'pipe', handle.fd] });
+    const child = spawn('flock', args, { stdio: ['ignore', 'ignore', 'pipe', handle.fd], detached: true });
+    // The first listener of all: an 'error' that nobody hears ends us.
+    child.on('error', (cause) => reject(startError(path, cause)));
+    // Nothing was started, and Node may have left out even the streams.
+    if (child.pid === undefined) return;
+    running.add(child);
     let stderr = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text));
-    child.once('error', (cause) =>
-      reject(
-        new WalwardenError('program', `can't run flock, needed for ${path}: ${cause.message}`, {
-          cause,
-          hint: 'install util-linux',
-        }),
-      ),
-    );
     child.once('close', (status, signal) => {
+      running.delete(child);
       if (status === 0) resolve(true);
       else if (status === 1 && !wait) resolve(false);
       else {
@@ -91,5 +93,19 @@ function flock(handle: FileHandle, path: string, wait: boolean): Promise<boolean
         reject(new WalwardenError('storage', `flock failed on ${path}: ${why}`));
       }
     });
+  });
+}
+
+const START_HINTS: Readonly<Record<string, string>> = {
+  EAGAIN: 'allow more processes (ulimit -u; systemd: TasksMax)',
+  EMFILE: 'allow more open files (ulimit -n; systemd: LimitNOFILE)',
+  ENOENT: 'install util-linux',
+};
+
+function startError(path: string, cause: Error): WalwardenError {
+  const hint = START_HINTS[errnoOf(cause) ?? ''];
+  return new WalwardenError('program', `can't run flock, needed for ${path}: ${cause.message}`, {
+    cause,
+    ...(hint === undefined ? {} : { hint }),
   });
 }

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { WalwardenError } from '../errors.ts';
-import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { formatSeconds, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { runScript, type ScriptEnd } from './script-process.ts';
 
 /** The hook scripts around one operation: shell command lines, as configured (`pre_archive_script` and so on). */
@@ -38,7 +38,7 @@ export interface HookOptions {
   readonly timeoutMs?: number | undefined;
   /** `path_prefix`: directories put before PATH. */
   readonly pathPrefix?: string | undefined;
-  /** Starts no new try; a script that runs may finish. */
+  /** Starts no new try; a script that runs may finish. What is done is told once all the same: to the post scripts. */
   readonly drain?: AbortSignal | undefined;
   /** Ends the wait and the script, now. */
   readonly kill?: AbortSignal | undefined;
@@ -118,8 +118,7 @@ export function hookEnvironment(
     BARMAN_SEGMENT: wal.name,
     BARMAN_FILE: call.path,
     BARMAN_SIZE: String(wal.size),
-    // As Python prints a float: seconds with a fraction, always.
-    BARMAN_TIMESTAMP: Number.isInteger(wal.mtime) ? `${wal.mtime}.0` : String(wal.mtime),
+    BARMAN_TIMESTAMP: formatSeconds(wal.mtime),
     BARMAN_COMPRESSION: wal.compression ?? '',
     BARMAN_ENCRYPTION: wal.encryption ?? '',
   };
@@ -164,7 +163,7 @@ export async function runRetryHook(
   const { logger } = options;
   const facts = { hook: label, wal: call.wal.name, script };
   for (let failures = 0; ;) {
-    if (options.drain?.aborted) return aborted(label, call);
+    if (options.drain?.aborted && (call.phase === 'pre' || failures > 0)) return aborted(label, call);
     const end = await runOnce(script, call, true, options);
     const reason = describe(end);
     const decision = decideRetry(end, call.phase);
@@ -199,6 +198,10 @@ async function waitForRetry(
   reason: string,
   options: HookOptions,
 ): Promise<void> {
+  if (options.drain?.aborted) {
+    options.logger.warn({ ...facts, failures }, `${label} ${reason} (failure ${failures}); not tried again now`);
+    return;
+  }
   const waitMs = retryDelay(failures, options.delays);
   // A line when it begins to fail and one for every long wait, not one every three seconds for ever.
   const level = failures === 1 || failures % 6 === 0 ? 'warn' : 'debug';

@@ -43,11 +43,13 @@ export async function runScript(run: ScriptRun): Promise<ScriptEnd> {
   } catch (error) {
     return { how: 'not-started', why: messageOf(error) };
   }
+  const ended = endOf(child);
+  // Node may have left out the streams, too.
+  if (child.pid === undefined) return ended;
   const output = Promise.all([
     forEachLine(child.stdout, (line) => run.onLine(line, 'stdout')),
     forEachLine(child.stderr, (line) => run.onLine(line, 'stderr')),
   ]);
-  const ended = endOf(child);
   const end = await endOrKill(child, ended, run);
   // Its trailing output belongs to it; a background job's doesn't hold us up, nor do its pipes keep us alive.
   await withinMs(output, OUTPUT_GRACE_MS);
@@ -55,10 +57,10 @@ export async function runScript(run: ScriptRun): Promise<ScriptEnd> {
   return end;
 }
 
-/** The end that the script found by itself. */
+/** The end that the script found by itself. To be called first of all: an 'error' that nobody hears ends us. */
 function endOf(child: ChildProcess): Promise<ScriptEnd> {
   return new Promise((resolve) => {
-    child.once('error', (error) => resolve({ how: 'not-started', why: error.message }));
+    child.on('error', (error) => resolve({ how: 'not-started', why: error.message }));
     child.once('exit', (status, signal) =>
       resolve(status === null ? { how: 'signalled', signal: signal ?? 'unknown' } : { how: 'exited', status }),
     );

@@ -52,11 +52,15 @@ export class DigestJournal {
     return found;
   }
 
-  /** The compression of every file here; of a name that stands here several times, the latest. */
-  async compressions(): Promise<Map<WalName, string | null>> {
-    const compressions = new Map<WalName, string | null>();
-    for await (const { name, compression } of this.#read()) compressions.set(name, compression);
-    return compressions;
+  /** All entries, by name. */
+  async all(): Promise<Map<WalName, DigestEntry[]>> {
+    const entries = new Map<WalName, DigestEntry[]>();
+    for await (const entry of this.#read()) {
+      const known = entries.get(entry.name);
+      if (known === undefined) entries.set(entry.name, [entry]);
+      else known.push(entry);
+    }
+    return entries;
   }
 
   /** The size of the segments here; null when none is encrypted. */

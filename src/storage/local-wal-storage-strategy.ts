@@ -17,7 +17,7 @@ import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
 import { claimPath } from './claim.ts';
-import { DigestJournal } from './digest-journal.ts';
+import { DigestJournal, type DigestEntry } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 import { createStager, type Stager } from './stager.ts';
@@ -308,11 +308,11 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   }
 
   override async describe(name: WalName): Promise<WalFileInfo | null> {
-    return this.#describe(name, (await this.#journal.find(name)).at(-1)?.compression);
+    return this.#describe(name, await this.#journal.find(name));
   }
 
-  /** `journalled`: the compression of an encrypted file, where the journal has it. */
-  async #describe(name: WalName, journalled: string | null | undefined): Promise<WalFileInfo | null> {
+  /** `entries`: what the journal has of that name. */
+  async #describe(name: WalName, entries: readonly DigestEntry[]): Promise<WalFileInfo | null> {
     const path = this.getFullPath(name);
     try {
       await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -323,9 +323,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       const compression =
         format.encryption === null
           ? this.#spelling(format.compression)
-          : journalled === undefined
-            ? await this.#compressionInside(handle)
-            : journalled;
+          : await this.#compressionInside(handle, entries);
       return {
         name,
         size: Number(found.size),
@@ -340,12 +338,16 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     }
   }
 
-  /** Of an encrypted file that the journal doesn't know: by decryption, or else as we are configured now. */
-  async #compressionInside(handle: FileHandle): Promise<string | null> {
+  /** Of an encrypted file: as the journal says, or by decryption, or else as we are configured now. */
+  async #compressionInside(handle: FileHandle, entries: readonly DigestEntry[]): Promise<string | null> {
+    const bytes = await handle.readFile();
+    const digest = sha256(bytes);
+    // A duplicate leaves an entry too, though it was never published.
+    const entry = entries.findLast(({ stored }) => stored === digest);
+    if (entry !== undefined) return entry.compression;
     try {
-      return this.#spelling(
-        formatOf(await decrypt(await handle.readFile(), this.#settings.keys), this.#settings.keys).compression,
-      );
+      const { keys } = this.#settings;
+      return this.#spelling(formatOf(await decrypt(bytes, keys), keys).compression);
     } catch (error) {
       if (!(error instanceof WalwardenError)) throw error;
       return this.#settings.compression?.compression ?? null;
@@ -374,9 +376,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     }
     // By bytes, as the catalogue is sorted: history files stand between the timelines.
     names.sort((a, b) => (a < b ? -1 : 1));
-    const journalled = await this.#journal.compressions();
+    const journalled = await this.#journal.all();
     for (const name of names) {
-      const info = await this.#describe(name, journalled.get(name));
+      const info = await this.#describe(name, journalled.get(name) ?? []);
       if (info !== null) yield info;
     }
   }

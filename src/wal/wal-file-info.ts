@@ -22,7 +22,7 @@ export function secondsOfNs(ns: bigint): number {
 }
 
 /** Python's repr() of a float: always a fraction or an exponent, and exponents from other sizes on than JavaScript. */
-function formatSeconds(seconds: number): string {
+export function formatSeconds(seconds: number): string {
   const size = Math.abs(seconds);
   if (size !== 0 && (size < 1e-4 || size >= 1e16)) {
     return seconds.toExponential().replace(/e([-+])(\d)$/, 'e$10$2');

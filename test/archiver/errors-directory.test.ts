@@ -56,7 +56,7 @@ for (const where of ['here', 'elsewhere'] as const) {
         expect(await readFile(join(errors.path, entry), 'utf8')).toBe('bytes');
         expect((await stat(join(errors.path, entry))).mtimeMs).toBe(1_700_000_000_000);
         expect(await readdir(from)).toEqual([]);
-        expect(await errors.list()).toEqual([{ entry, name: NAME, kind: 'unknown', reason: 'because' }]);
+        expect(await errors.list()).toEqual([{ entry, raw: entry, name: NAME, kind: 'unknown', reason: 'because' }]);
         // Barman counts every file in there as an error.
         expect(await readdir(errors.path)).toEqual([entry]);
       }));
@@ -164,25 +164,38 @@ test('what others put there is listed without a reason; an absent directory is a
   withErrors('here', async ({ errors }) => {
     expect(await errors.list()).toEqual([]);
     await mkdir(errors.path);
-    await writeFile(join(errors.path, `${NAME}.20260101T000000Z.duplicate`), '');
+    const duplicate = `${NAME}.20260101T000000Z.duplicate`;
+    await writeFile(join(errors.path, duplicate), '');
     await writeFile(join(errors.path, 'readme'), '');
     expect(await errors.list()).toEqual([
-      { entry: `${NAME}.20260101T000000Z.duplicate`, name: NAME, kind: 'duplicate', reason: null },
-      { entry: 'readme', name: 'readme', kind: null, reason: null },
+      { entry: duplicate, raw: duplicate, name: NAME, kind: 'duplicate', reason: null },
+      { entry: 'readme', raw: 'readme', name: 'readme', kind: null, reason: null },
     ]);
+  }));
+
+test('a file whose name is no UTF-8 leaves errors like any other', () =>
+  withErrors('here', async ({ from, errors }) => {
+    const odd = Buffer.concat([Buffer.from(`${from}/`), Buffer.from('bad\xff', 'latin1')]);
+    await writeFile(odd, 'x');
+    await errors.take(odd, 'bad\xff', 'unknown', 'because');
+    const [file] = await errors.list();
+    if (file === undefined) throw new Error('a file was put there');
+    await errors.keepAside(file);
+    expect(await errors.list()).toEqual([]);
+    expect(await readdir(`${errors.path}.kept`, 'latin1')).toEqual([file.raw]);
   }));
 
 test('keepAside and moveBack replace nothing', () =>
   withErrors('here', async ({ from, errors }) => {
-    const entries: string[] = [];
     for (const text of ['a', 'b']) {
       await writeFile(join(from, NAME), text);
-      entries.push(await errors.take(join(from, NAME), NAME, 'unknown', text));
+      await errors.take(join(from, NAME), NAME, 'unknown', text);
     }
-    const [first = '', second = ''] = entries;
+    const [first, second] = await errors.list();
+    if (first === undefined || second === undefined) throw new Error('not taken');
     await mkdir(`${errors.path}.kept`);
-    await writeFile(join(`${errors.path}.kept`, first), 'older');
-    expect(await errors.keepAside(first)).toBe(join(`${errors.path}.kept`, `${first}.1`));
+    await writeFile(join(`${errors.path}.kept`, first.entry), 'older');
+    expect(await errors.keepAside(first)).toBe(join(`${errors.path}.kept`, `${first.entry}.1`));
     await writeFile(join(from, NAME), 'new');
     expect(await errors.moveBack(second, join(from, NAME))).toBe(false);
     expect(await readFile(join(from, NAME), 'utf8')).toBe('new');

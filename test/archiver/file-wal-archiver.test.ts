@@ -1,5 +1,16 @@
 import { execFileSync } from 'node:child_process';
-import { appendFile, mkdir, mkdtemp, readFile, readdir, rm, symlink, unlink, utimes, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  readdir,
+  rm,
+  symlink,
+  unlink,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -64,7 +75,9 @@ describe('the scan is lazy', () => {
     withArchiver({}, async ({ incoming, archiver }) => {
       await writeWal(incoming, { segment: 1 });
       // Empty ones: each would be told as incomplete if it were looked at.
-      const empty = Array.from({ length: 2_000 }, (_, index) => join(incoming, segmentName(1, BigInt(index + 2), 1 << 20)));
+      const empty = Array.from({ length: 2_000 }, (_, index) =>
+        join(incoming, segmentName(1, BigInt(index + 2), 1 << 20)),
+      );
       execFileSync('xargs', ['touch'], { input: empty.join('\n') });
       const queue = await archiver().getNextBatch();
       expect(queue.totalSize).toBe(2_001);
@@ -128,25 +141,29 @@ describe('what is not whole yet', () => {
       expect(await archive()).toMatchObject({ archived: [], incomplete: 1 });
       await writeFile(path, HISTORY);
       expect(await archive()).toMatchObject({ archived: [{ name: '00000002.history' }] });
-    }));
+    }),
+  );
 
-  test.concurrent('a compressed file that grows is left alone; a truncated one that stopped growing too; a damaged one goes to errors', () =>
-    withArchiver({}, async ({ incoming, archive }) => {
-      const packed = await createCompressor({ compression: 'gzip' }).compress(bytes);
-      const path = join(incoming, name);
-      await writeFile(path, packed.subarray(0, 100_000));
-      const growing = archive();
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      await appendFile(path, packed.subarray(100_000, 200_000));
-      expect(await growing).toMatchObject({ archived: [], incomplete: 1 });
-      expect(await archive()).toMatchObject({ archived: [], incomplete: 1, unknown: [] });
-      await appendFile(path, packed.subarray(200_000));
-      expect(await archive()).toMatchObject({ archived: [{ name, compression: 'gzip' }] });
-      const damaged = Buffer.from(packed);
-      damaged.fill(0x55, 1000, 50_000);
-      await writeFile(join(incoming, nameOf(2)), damaged);
-      expect(await archive()).toMatchObject({ unknown: [{ name: nameOf(2) }], incomplete: 0 });
-    }));
+  test.concurrent(
+    'a compressed file that grows is left alone; a truncated one that stopped growing too; a damaged one goes to errors',
+    () =>
+      withArchiver({}, async ({ incoming, archive }) => {
+        const packed = await createCompressor({ compression: 'gzip' }).compress(bytes);
+        const path = join(incoming, name);
+        await writeFile(path, packed.subarray(0, 100_000));
+        const growing = archive();
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        await appendFile(path, packed.subarray(100_000, 200_000));
+        expect(await growing).toMatchObject({ archived: [], incomplete: 1 });
+        expect(await archive()).toMatchObject({ archived: [], incomplete: 1, unknown: [] });
+        await appendFile(path, packed.subarray(200_000));
+        expect(await archive()).toMatchObject({ archived: [{ name, compression: 'gzip' }] });
+        const damaged = Buffer.from(packed);
+        damaged.fill(0x55, 1000, 50_000);
+        await writeFile(join(incoming, nameOf(2)), damaged);
+        expect(await archive()).toMatchObject({ unknown: [{ name: nameOf(2) }], incomplete: 0 });
+      }),
+  );
 });
 
 describe('names and things that are no WAL files', () => {
@@ -213,7 +230,8 @@ describe('names and things that are no WAL files', () => {
       expect([...reasons.keys()].sort()).toEqual(['00000002.history', ...[1, 2, 3].map(nameOf)].sort());
       expect(reasons.get(nameOf(1))).toContain('address');
       expect(reasons.get(nameOf(3))).toContain('1048577 bytes');
-    }));
+    }),
+  );
 
   test('a thing that can not be moved to errors is told, and blocks nobody', async () => {
     const elsewhere = await mkdtemp('/dev/shm/walwarden-test-');
@@ -249,25 +267,30 @@ describe('claims of an interrupted pass', () => {
       expect(await readdir(incoming)).toEqual([]);
     }));
 
-  test.concurrent('that power loss cut short or filled with zeros do not keep out the file that PostgreSQL sends again', () =>
-    withArchiver({}, async ({ incoming, errors, archive, wals }) => {
-      const content = [Buffer.alloc(0), makeWal({ segment: 2 }).bytes.subarray(0, 500_000), Buffer.alloc(1 << 20)];
-      for (const [index, left] of content.entries()) {
-        await writeFile(join(incoming, claim(index + 1)), left);
-        await writeWal(incoming, { segment: index + 1 });
-      }
-      expect((await archive()).archived.map((info) => info.name)).toEqual([1, 2, 3].map(nameOf));
-      for (const segment of [1, 2, 3]) {
-        const archived = await readFile(join(wals, nameOf(segment).slice(0, 16), nameOf(segment)));
-        expect(archived.equals(makeWal({ segment }).bytes)).toBe(true);
-      }
-      // What can't be understood is kept: the zeros in errors, the others where they are.
-      const summary = await archive({ incompleteTimeoutMs: 0 });
-      expect(summary.unknown.map((file) => file.name)).toEqual([nameOf(3)]);
-      expect(summary.overdue.map((file) => file.name)).toEqual([1, 2].map(nameOf));
-      expect((await readdir(incoming)).sort()).toEqual([claim(1), claim(2)]);
-      expect((await readFile(join(errors, (await readdir(errors))[0] ?? ''))).equals(Buffer.alloc(1 << 20))).toBe(true);
-    }));
+  test.concurrent(
+    'that power loss cut short or filled with zeros do not keep out the file that PostgreSQL sends again',
+    () =>
+      withArchiver({}, async ({ incoming, errors, archive, wals }) => {
+        const content = [Buffer.alloc(0), makeWal({ segment: 2 }).bytes.subarray(0, 500_000), Buffer.alloc(1 << 20)];
+        for (const [index, left] of content.entries()) {
+          await writeFile(join(incoming, claim(index + 1)), left);
+          await writeWal(incoming, { segment: index + 1 });
+        }
+        expect((await archive()).archived.map((info) => info.name)).toEqual([1, 2, 3].map(nameOf));
+        for (const segment of [1, 2, 3]) {
+          const archived = await readFile(join(wals, nameOf(segment).slice(0, 16), nameOf(segment)));
+          expect(archived.equals(makeWal({ segment }).bytes)).toBe(true);
+        }
+        // What can't be understood is kept: the zeros in errors, the others where they are.
+        const summary = await archive({ incompleteTimeoutMs: 0 });
+        expect(summary.unknown.map((file) => file.name)).toEqual([nameOf(3)]);
+        expect(summary.overdue.map((file) => file.name)).toEqual([1, 2].map(nameOf));
+        expect((await readdir(incoming)).sort()).toEqual([claim(1), claim(2)]);
+        expect((await readFile(join(errors, (await readdir(errors))[0] ?? ''))).equals(Buffer.alloc(1 << 20))).toBe(
+          true,
+        );
+      }),
+  );
 
   test.concurrent('that are unknown go to errors themselves, not the arrival of their name', () =>
     withArchiver({}, async ({ incoming, errors, archive }) => {
@@ -276,7 +299,8 @@ describe('claims of an interrupted pass', () => {
       expect(await archive()).toMatchObject({ archived: [], unknown: [{ name: nameOf(1) }] });
       expect(await readdir(incoming)).toEqual([nameOf(1)]);
       expect((await readFile(join(errors, (await readdir(errors))[0] ?? ''))).length).toBe(1 << 20);
-    }));
+    }),
+  );
 
   test('that vanish meanwhile are no trouble', () =>
     withArchiver({}, async ({ incoming, archiver }) => {

@@ -54,6 +54,9 @@ test('a segment is not waited for', () =>
   withIncoming(async (directory) => {
     vi.useFakeTimers({ toFake: ['setTimeout'] });
     await writeWal(directory, { segment: 1 });
-    expect(await inspectWaiting(directory, name)).toMatchObject({ state: 'ready', wal: { plain: true, claimed: false } });
+    expect(await inspectWaiting(directory, name)).toMatchObject({
+      state: 'ready',
+      wal: { plain: true, claimed: false },
+    });
     expect(await inspectWaiting(directory, makeWal({ segment: 2 }).name)).toEqual({ state: 'gone' });
   }));

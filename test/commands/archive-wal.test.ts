@@ -54,6 +54,7 @@ test('has a JSON form that stays as it is', () =>
       {
         server: 'main',
         skipped: null,
+        error: null,
         passes: [
           {
             archiver: 'file archival',

@@ -28,7 +28,7 @@ export async function evaluateWithDescriptors(module: string, free: number, expr
 
 export interface ModuleProcess {
   readonly pid: number;
-  /** Resolves with the first line that it prints. */
+  /** Resolves with the first line that it prints, or with nothing when it ends before. */
   readonly said: Promise<string>;
   /** Resolves with all that it printed, and its exit status, once it has ended. */
   readonly ended: Promise<{ readonly output: string; readonly status: number | null }>;
@@ -49,6 +49,7 @@ export async function withModuleProcess(
   await once(child, 'spawn');
   let output = '';
   const said = new Promise<string>((resolve) => {
+    child.once('close', () => resolve(''));
     child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       output += text;
       if (output.includes('\n')) resolve(output.slice(0, output.indexOf('\n')));

@@ -6,13 +6,13 @@ import type { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import { createCompressor } from '../../src/compression/codecs.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { WalwardenError } from '../../src/errors.ts';
+import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
 import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
 import { sha256 } from '../../src/storage/staging.ts';
 import type {
   AcceptSystem,
   StoredWal,
   WaitingWal,
-  WalHooks,
   WalStorageStrategy,
 } from '../../src/storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../../src/wal/wal-file-info.ts';

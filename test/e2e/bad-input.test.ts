@@ -1,4 +1,5 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { chmod, chown, lstat, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -17,6 +18,7 @@ import {
 } from '../commands/with-server.ts';
 import { CLI, ensureBuilt } from '../support/cli.ts';
 import { makeWal, writeWal, type MadeWal } from '../support/make-wal.ts';
+import { until } from '../support/poll.ts';
 import { run, type RunResult } from '../support/run.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 
@@ -637,12 +639,19 @@ describe.concurrent('a hook', () => {
   test('that hangs and is a retry script is run again, and SIGTERM ends the waiting', () =>
     withServer({ pre_archive_retry_script: 'sleep 1000', hook_script_timeout: '1 s' }, async (server) => {
       await writeWal(server.incoming, { segment: 1 });
-      const command = ['-s', 'TERM', '2.5', process.execPath, CLI, '-c', server.config, 'archive-wal', 'main'];
-      await ensureBuilt();
-      const { stderr } = await run('timeout', command, {});
-      expect(stderr).toContain(
-        'took longer than hook_script_timeout (1 s) and was killed (failure 1); next try in 3 s',
+      const child = spawn(process.execPath, [CLI, '-c', server.config, 'archive-wal', 'main'], {
+        cwd: server.home,
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+      let said = '';
+      child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
+      const ended = once(child, 'close');
+      await until('the first failure', () =>
+        said.includes('took longer than hook_script_timeout (1 s) and was killed (failure 1); next try in 3 s'),
       );
+      child.kill('SIGTERM');
+      const [status] = await ended;
+      expect(status).not.toBeNull();
       expect(await namesIn(server.incoming)).toEqual([wal.name]);
       expect(await digestsOf(server.wals)).toEqual(new Map());
     }));

@@ -46,14 +46,18 @@ export async function withFaultHome<T>(options: FaultOptions, body: (fault: Faul
       deliver,
       async deliverSegments(from, to) {
         for (let segment = from; segment <= to; segment += 1) {
-          await deliver(makeWal({ segment, content: 'zeros' }).name, () => makeWal({ segment, content: 'zeros' }).bytes);
+          await deliver(
+            makeWal({ segment, content: 'zeros' }).name,
+            () => makeWal({ segment, content: 'zeros' }).bytes,
+          );
         }
       },
       archive: () => runCli(['archive-wal', 'main'], { config }),
       async reset() {
         produced.clear();
         await rm(join(home.home, home.server), { recursive: true });
-        for (const path of [home.incoming, home.streaming, home.wals, home.errors]) await mkdir(path, { recursive: true });
+        for (const path of [home.incoming, home.streaming, home.wals, home.errors])
+          await mkdir(path, { recursive: true });
       },
       violations: (state) => violations({ home, keys, produced }, state),
     });

@@ -31,7 +31,8 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
     const isWhole = async (path: string): Promise<boolean> => isSame(path, expected, keys);
     const final = archive.finals.get(name);
     const intact = final !== undefined && (await isWhole(final));
-    if (final !== undefined && !intact) found.push(`${name} is archived, but not with the content that it arrived with`);
+    if (final !== undefined && !intact)
+      found.push(`${name} is archived, but not with the content that it arrived with`);
     const sources = waiting.filter((entry) => entry === name || entry === `.walwarden-${name}`);
     const copies = [
       ...sources.map((entry) => join(home.incoming, entry)),
@@ -59,7 +60,8 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
     if (line === undefined) found.push(`${name} has no line`);
     else if (line.size !== (await stat(path)).size) found.push(`the line of ${name} says ${line.size} bytes`);
   }
-  for (const name of catalogue.lines.keys()) if (!archive.finals.has(name)) found.push(`${name} has a line and no file`);
+  for (const name of catalogue.lines.keys())
+    if (!archive.finals.has(name)) found.push(`${name} has a line and no file`);
   return found;
 }
 
@@ -92,7 +94,8 @@ async function readArchive({ wals, server }: TestHome): Promise<Archive> {
   for (const entry of await readdir(wals, { recursive: true, withFileTypes: true })) {
     if (!entry.isFile()) continue;
     const path = join(entry.parentPath, entry.name);
-    if (isWalName(entry.name) && path === join(wals, walDirectory(entry.name), entry.name)) finals.set(entry.name, path);
+    if (isWalName(entry.name) && path === join(wals, walDirectory(entry.name), entry.name))
+      finals.set(entry.name, path);
     else if (basename(path) !== `${server}-xlog.db` && entry.name !== 'xlog.db') others.push(path);
   }
   return { finals, others };

@@ -71,7 +71,12 @@ async function deliver(fault: FaultHome): Promise<void> {
 async function reference(fault: FaultHome): Promise<Call[]> {
   await deliver(fault);
   const output = join(fault.home.home, 'trace');
-  const { status } = await runTraced({ config: fault.config, args: ['archive-wal', 'main'], syscalls: SYSCALLS, output });
+  const { status } = await runTraced({
+    config: fault.config,
+    args: ['archive-wal', 'main'],
+    syscalls: SYSCALLS,
+    output,
+  });
   expect(status).toBe(0);
   expect(await fault.violations('healed')).toEqual([]);
   return readTrace(output);

@@ -12,47 +12,50 @@ const SEED = Number(process.env['WALWARDEN_TEST_SEED'] ?? Date.now() % 1_000_000
 beforeAll(ensureBuilt);
 
 // Each configuration has a home and a producer of its own, and its share of the kills.
-describe.concurrent(`archive-wal, killed ${KILLS} times at random over a growing incoming (WALWARDEN_TEST_SEED=${SEED})`, () => {
-  test.each(CONFIGURATIONS)('loses nothing, and the next pass heals, %s', (configuration) =>
-    withConfiguration(configuration, (options) =>
-      withFaultHome(options, async (fault) => {
-        const random = seededRandom(SEED + CONFIGURATIONS.indexOf(configuration));
-        const producer = new Producer(fault, random);
-        for (let file = 0; file < 10; file += 1) await producer.deliverOne();
-        // As long as a pass over such a number of files takes here and now.
-        const begun = Date.now();
-        expect(await fault.archive()).toMatchObject({ status: 0 });
-        const passMs = 1.3 * (Date.now() - begun);
+describe.concurrent(
+  `archive-wal, killed ${KILLS} times at random over a growing incoming (WALWARDEN_TEST_SEED=${SEED})`,
+  () => {
+    test.each(CONFIGURATIONS)('loses nothing, and the next pass heals, %s', (configuration) =>
+      withConfiguration(configuration, (options) =>
+        withFaultHome(options, async (fault) => {
+          const random = seededRandom(SEED + CONFIGURATIONS.indexOf(configuration));
+          const producer = new Producer(fault, random);
+          for (let file = 0; file < 10; file += 1) await producer.deliverOne();
+          // As long as a pass over such a number of files takes here and now.
+          const begun = Date.now();
+          expect(await fault.archive()).toMatchObject({ status: 0 });
+          const passMs = 1.3 * (Date.now() - begun);
 
-        producer.start(passMs / 8);
-        let killed = 0;
-        try {
-          const share = Math.ceil(KILLS / CONFIGURATIONS.length);
-          for (let kill = 0; kill < share; kill += 1) killed += (await killOnce(fault, random() * passMs)) ? 1 : 0;
-        } finally {
-          await producer.stop();
-        }
-        // A pass that was quicker than its killer proves less.
-        expect(killed).toBeGreaterThan(KILLS / CONFIGURATIONS.length / 2);
+          producer.start(passMs / 8);
+          let killed = 0;
+          try {
+            const share = Math.ceil(KILLS / CONFIGURATIONS.length);
+            for (let kill = 0; kill < share; kill += 1) killed += (await killOnce(fault, random() * passMs)) ? 1 : 0;
+          } finally {
+            await producer.stop();
+          }
+          // A pass that was quicker than its killer proves less.
+          expect(killed).toBeGreaterThan(KILLS / CONFIGURATIONS.length / 2);
 
-        expect(await fault.violations('crashed')).toEqual([]);
-        const { status, stdout } = await fault.archive();
-        expect({ status, stdout }).toMatchObject({ status: 0 });
-        // A file that came while its name was claimed waits for one pass more.
-        if ((await fault.violations('healed')).length > 0) await fault.archive();
-        expect(await fault.violations('healed')).toEqual([]);
+          expect(await fault.violations('crashed')).toEqual([]);
+          const { status, stdout } = await fault.archive();
+          expect({ status, stdout }).toMatchObject({ status: 0 });
+          // A file that came while its name was claimed waits for one pass more.
+          if ((await fault.violations('healed')).length > 0) await fault.archive();
+          expect(await fault.violations('healed')).toEqual([]);
 
-        const names = [...fault.produced.keys()];
-        expect(names.length).toBeGreaterThan(50);
-        for (const name of [names[0], names[Math.floor(names.length / 2)], names.at(-1)]) {
-          if (name === undefined) continue;
-          const { bytes } = await runCli(['get-wal', 'main', name], { config: fault.config });
-          expect(bytes.equals(fault.produced.get(name)?.() ?? Buffer.alloc(0))).toBe(true);
-        }
-      }),
-    ),
-  );
-});
+          const names = [...fault.produced.keys()];
+          expect(names.length).toBeGreaterThan(50);
+          for (const name of [names[0], names[Math.floor(names.length / 2)], names.at(-1)]) {
+            if (name === undefined) continue;
+            const { bytes } = await runCli(['get-wal', 'main', name], { config: fault.config });
+            expect(bytes.equals(fault.produced.get(name)?.() ?? Buffer.alloc(0))).toBe(true);
+          }
+        }),
+      ),
+    );
+  },
+);
 
 /** True when it was killed before its end. */
 async function killOnce({ config, home }: FaultHome, afterMs: number): Promise<boolean> {

@@ -18,7 +18,12 @@ describe.each(CONFIGURATIONS)('the order of system calls, %s', (configuration) =
         const label = backupLabel(3);
         await fault.deliver(label.name, label.content);
         const output = join(fault.home.home, 'trace');
-        const result = await runTraced({ config: fault.config, args: ['archive-wal', 'main'], syscalls: SYSCALLS, output });
+        const result = await runTraced({
+          config: fault.config,
+          args: ['archive-wal', 'main'],
+          syscalls: SYSCALLS,
+          output,
+        });
         expect(result).toMatchObject({ status: 0, stderr: '' });
         const calls = await readTrace(output);
         for (const name of fault.produced.keys()) expect(orderOf(calls, fault, name)).toEqual(IN_ORDER);
@@ -53,9 +58,7 @@ function orderOf(calls: readonly Call[], { home }: FaultHome, name: WalName): st
 
   const link = calls.find(({ name: call, ok, paths }) => call === 'link' && ok && paths[1] === final);
   if (link === undefined) return ['never linked'];
-  const written = calls.findLast(
-    (call) => /^p?write/.test(call.name) && call.ok && touches(call, prepared),
-  );
+  const written = calls.findLast((call) => /^p?write/.test(call.name) && call.ok && touches(call, prepared));
   const durable = calls.findLast((call) => isSync(call) && touches(call, prepared) && call.left < link.entered);
   const named = calls.find((call) => isSync(call) && touches(call, [dirname(final)]) && call.entered > link.left);
   const line = calls.find(

@@ -18,7 +18,8 @@ import {
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { WalHooks } from '../../src/storage/wal-storage-strategy.ts';
+
+import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { arrive, namesOf, saveAll, waiting, withStorage } from './with-storage.ts';

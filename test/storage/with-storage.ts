@@ -3,6 +3,7 @@ import { basename, join } from 'node:path';
 import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { recogniseCompression } from '../../src/compression/codecs.ts';
+import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
 import { identityOf } from '../../src/storage/staging.ts';
 import { LocalWalStorageStrategy, type LocalStorageSettings } from '../../src/storage/local-wal-storage-strategy.ts';
 import type { ReadingKeys } from '../../src/storage/stored-content.ts';
@@ -11,7 +12,6 @@ import type {
   SaveOptions,
   SaveResult,
   WaitingWal,
-  WalHooks,
   WalStorageStrategy,
 } from '../../src/storage/wal-storage-strategy.ts';
 import { toXlogdbLine } from '../../src/wal/wal-file-info.ts';
@@ -92,6 +92,7 @@ export async function waiting(path: string, name?: WalName): Promise<WaitingWal>
     path,
     identity: identityOf(stat),
     claimed: name !== undefined && basename(path).startsWith('.walwarden-'),
+    changedMs: Number(stat.ctimeNs / 1_000_000n),
     plain: recogniseCompression(head) === null,
   };
 }

@@ -27,8 +27,7 @@ async function build(): Promise<void> {
   if (isFresh()) return;
   await using _lock = await acquireLock(join(ROOT, 'node_modules', '.walwarden-build.lock'), { wait: true });
   if (isFresh()) return;
-  const tsc = join(ROOT, 'node_modules', '.bin', 'tsc');
-  const result = await run(tsc, ['-p', 'config/tsconfig.build.json'], { cwd: ROOT, timeoutMs: 300_000 });
+  const result = await run('npm', ['run', '-s', 'build'], { cwd: ROOT, timeoutMs: 300_000 });
   if (result.status !== 0) throw new Error(`the build fails:\n${result.stdout}${result.stderr}`);
 }
 
