@@ -181,6 +181,7 @@ export function openServer(
     async archive(verbose) {
       await makeDirectories();
       await using _lock = await acquireLock(lockPath('archive-wal'));
+      await identity.removeLeftovers();
       // Taking its lock heals a catalogue that a crash left with a torn line.
       await catalogue.withLock(async () => {});
       const summaries: ArchiveSummary[] = [];

@@ -1,5 +1,5 @@
-import { readFile, rename } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { readdir, readFile, rename } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import type { Logger } from 'pino';
 import { fsyncDirectory, moveUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
@@ -76,6 +76,14 @@ async function writeIdentity(
   await fsyncDirectory(dirname(path));
 }
 
+function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return errnoOf(error) !== 'ESRCH';
+  }
+}
+
 /** The identity that a segment's first page tells. */
 export function identityIn(header: LongPageHeader | null): Identity | null {
   return header === null ? null : { systemid: String(header.systemIdentifier), version: String(header.majorVersion) };
@@ -115,6 +123,17 @@ export class SystemIdentity {
       `this archive belongs to system identifier ${recorded.systemid}, recorded in ${this.path}`,
     );
     return recorded;
+  }
+
+  /** Drops what a process left behind that was killed while it recorded the identity. */
+  async removeLeftovers(): Promise<void> {
+    const directory = dirname(this.path);
+    const prefix = `${basename(this.path)}.`;
+    for (const entry of await readdir(directory)) {
+      if (!entry.startsWith(prefix)) continue;
+      const [, pid] = /^(\d+)\.tmp$/.exec(entry.slice(prefix.length)) ?? [];
+      if (pid !== undefined && !isAlive(Number(pid))) await unlinkIfThere(join(directory, entry));
+    }
   }
 
   /** Makes another cluster this archive's, after pg_upgrade gave it a new system identifier. */

@@ -245,7 +245,7 @@ describe('output', () => {
         await chmod(server.home, 0o755);
         const { status, stderr } = await server.cli(['list-wals', 'main']);
         expect(status).toBe(0);
-        expect(stderr).toContain("can't write to the log file /nowhere/walwarden.log");
+        expect(stderr).toContain("can't open the log file /nowhere/walwarden.log");
       },
       { log_file: '/nowhere/walwarden.log' },
     ));
