@@ -6,7 +6,17 @@ import { errnoOf } from '../errors.ts';
 /** Makes the names in a directory durable. A file's own fsync says nothing about its name. */
 export async function fsyncDirectory(path: string): Promise<void> {
   await using handle = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
-  await handle.sync();
+  await syncNamed(handle, path);
+}
+
+/** The system's own message doesn't tell which file. */
+async function syncNamed(handle: FileHandle, path: string): Promise<void> {
+  try {
+    await handle.sync();
+  } catch (error) {
+    if (error instanceof Error) error.message += ` '${path}'`;
+    throw error;
+  }
 }
 
 /** Creates a directory with those above it where they are missing, private to us, their names durable. */
@@ -22,7 +32,7 @@ export async function makeDirectory(path: string): Promise<void> {
 /** Makes the bytes of a file durable that somebody else wrote. */
 export async function fsyncFile(path: string): Promise<void> {
   await using handle = await open(path, constants.O_RDONLY);
-  await handle.sync();
+  await syncNamed(handle, path);
 }
 
 /** Writes all bytes, at the position where the handle stands; write(2) may take fewer than it was given. */

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pLimit from 'p-limit';
-import { messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { StageResult } from './staging.ts';
 import type {
@@ -16,6 +16,8 @@ import type {
 const GROUP_SIZE = 16;
 /** A group that grows slowly is committed once its first file has waited this long, in milliseconds. */
 const GROUP_AGE = 1_000;
+
+const NOTHING_LOST = 'nothing is lost: what is not archived stays where it is, and the next pass tries again';
 
 /** A file whose turn never came: nothing was done with it, and nobody is told of it. */
 const DRAINED: StageResult = { outcome: 'changed', reason: 'we were asked to stop' };
@@ -68,10 +70,23 @@ export class SavePipeline {
     this.#expected = options.expected ?? 1;
     const concurrency = strategy.concurrency(this.#expected);
     this.#limit = pLimit(concurrency);
-    this.#window = GROUP_SIZE + concurrency;
+    // While a group is committed, the next one is staged.
+    this.#window = 2 * GROUP_SIZE + concurrency;
   }
 
   async *run(wals: AsyncIterable<WaitingWal>): AsyncGenerator<SaveResult> {
+    try {
+      yield* this.#run(wals);
+    } catch (error) {
+      if (error instanceof WalwardenError || errnoOf(error) === undefined) throw error;
+      throw new WalwardenError('storage', `can't store any more: ${messageOf(error)}`, {
+        cause: error,
+        hint: NOTHING_LOST,
+      });
+    }
+  }
+
+  async *#run(wals: AsyncIterable<WaitingWal>): AsyncGenerator<SaveResult> {
     const queue = wals[Symbol.asyncIterator]();
     let more = true;
     let taking: Promise<boolean> | null = null;
@@ -99,12 +114,12 @@ export class SavePipeline {
     return this.#options.drain?.aborted === true;
   }
 
-  /** Takes one file from the queue in hand; false when no more are to be taken. */
+  /** Takes one file from the queue in hand; false when no more are to be taken. Never rejects. */
   async #take(queue: AsyncIterator<WaitingWal>): Promise<boolean> {
     if (this.#draining) return false;
-    const next = await queue.next();
-    if (next.done === true) return false;
     try {
+      const next = await queue.next();
+      if (next.done === true) return false;
       const prepared = await this.#strategy.prepare(next.value, { copy: this.#options.skipDelete === true });
       const hook = await this.#strategy.parts.hooks.before('archive', sourceInfo(prepared.wal), prepared.wal.path);
       if (hook.outcome === 'continue') {
@@ -229,7 +244,7 @@ export class SavePipeline {
       if (staged.outcome === 'failed' && staged.side === 'destination') {
         this.#break(
           new WalwardenError('storage', `can't store ${wal.name}: ${staged.reason}`, {
-            hint: `${staged.hint === undefined ? '' : `${staged.hint}; `}nothing is lost: the file stays where it is, and the next pass tries again`,
+            hint: `${staged.hint === undefined ? '' : `${staged.hint}; `}${NOTHING_LOST}`,
           }),
         );
         break;

@@ -25,10 +25,15 @@ export interface FaultHome extends Deliveries {
   readonly violations: (state: 'crashed' | 'healed') => Promise<string[]>;
 }
 
-export async function withFaultHome<T>(options: FaultOptions, body: (fault: FaultHome) => Promise<T>): Promise<T> {
+/** `options` are the server's; `global` stand in [barman]. */
+export async function withFaultHome<T>(
+  options: FaultOptions,
+  body: (fault: FaultHome) => Promise<T>,
+  global: FaultOptions = {},
+): Promise<T> {
   return withHome(async (home) => {
     const config = await writeConfig(home.home, {
-      global: { log_file: '%(barman_home)s/walwarden.log' },
+      global: { log_file: '%(barman_home)s/walwarden.log', ...global },
       servers: { main: options },
     });
     const { gnupg_home } = options;
