@@ -1,8 +1,6 @@
-import { constants } from 'node:fs';
-import { lstat, open, readdir, rename, rmdir, type FileHandle } from 'node:fs/promises';
+import { lstat, rename, rmdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { CompressionSettings } from '../compression/codec.ts';
-import { RECOGNITION_BYTES } from '../compression/codecs.ts';
 import {
   CANT_LINK,
   fsyncDirectory,
@@ -13,16 +11,17 @@ import {
   makeDirectory,
   unlinkIfThere,
 } from '../durable/durable-file.ts';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
-import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
+import { isWalName, type WalName } from '../wal/wal-name.ts';
+import { ArchivedFiles, readDirectory, readOne, storageError } from './archived-files.ts';
 import { claimPath } from './claim.ts';
-import { DigestJournal, type DigestEntry } from './digest-journal.ts';
+import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 import { createStager, type Stager } from './stager.ts';
-import { identityOf, sameIdentity, sha256, type FileIdentity, type StageResult } from './staging.ts';
-import { decrypt, formatOf, type ReadingKeys } from './stored-content.ts';
+import { identityOf, sameIdentity, type StageResult } from './staging.ts';
+import type { ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
   type CommitResult,
@@ -55,11 +54,12 @@ const LEFTOVER = /^(.+)\.(tmp|compressed|gpg|uncompressed)$/;
 export class LocalWalStorageStrategy extends WalStorageStrategy {
   readonly #settings: LocalStorageSettings;
   readonly #journal: DigestJournal;
+  readonly #files: ArchivedFiles;
   readonly #publisher: Publisher;
   /** Directories that were made (or found) and cleaned of leftovers since we run. */
   readonly #ready = new Set<string>();
-  /** The same, but their own name is not durable yet as far as we know. */
-  readonly #unsynced = new Set<string>();
+  /** Directories whose own name is durable as far as we know: one that was there before may be of a maker that crashed. */
+  readonly #durable = new Set<string>();
   #stager: { readonly stager: Stager; readonly workers: number } | null = null;
   /** A claimed inode can't be linked into the archive: another file system, or a policy of this one. */
   #copyAlways = false;
@@ -68,6 +68,12 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     super(parts);
     this.#settings = settings;
     this.#journal = new DigestJournal(settings.digestJournal);
+    this.#files = new ArchivedFiles({
+      walsDirectory: settings.walsDirectory,
+      keys: settings.keys,
+      journal: this.#journal,
+      compression: settings.compression?.compression ?? null,
+    });
     this.#publisher = createPublisher(settings.onNoHardLinks);
   }
 
@@ -141,7 +147,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     if (result.outcome !== 'failed' || result.errno !== 'ENOENT' || temporary === null) return result;
     // Barman removes empty directories whenever it likes.
     await makeDirectory(dirname(temporary));
-    this.#unsynced.add(dirname(temporary));
+    this.#durable.delete(dirname(temporary));
     return stager.stage(task);
   }
 
@@ -176,7 +182,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
         return { outcome: 'stored', info: this.#infoOf(staged) };
       case 'gone':
         // Barman removes empty directories under the lock that we hold only now.
-        this.#ready.delete(dirname(final));
+        this.#forget(dirname(final));
         return { outcome: 'restage', reason: `${prepared} or its directory is gone` };
       case 'not-linkable':
         this.#copyAlways = true;
@@ -217,19 +223,6 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       throw storageError(path, error);
     }
     return this.describe(name);
-  }
-
-  override async checkThere(): Promise<void> {
-    const { walsDirectory } = this.#settings;
-    try {
-      await readdir(walsDirectory);
-      return;
-    } catch (error) {
-      throw new WalwardenError('storage', `the archive ${walsDirectory} can't be seen: ${messageOf(error)}`, {
-        cause: error,
-        hint: 'is its file system mounted?',
-      });
-    }
   }
 
   override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
@@ -280,12 +273,28 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     return { ...wal, path, claimed: false };
   }
 
-  override encryptedSegmentSize(): Promise<number | null> {
-    return this.#journal.segmentSize();
+  override getFullPath(name: WalName): string {
+    return this.#files.getFullPath(name);
   }
 
-  override getFullPath(name: WalName): string {
-    return join(this.#settings.walsDirectory, walDirectory(name), name);
+  override checkThere(): Promise<void> {
+    return this.#files.checkThere();
+  }
+
+  override read(name: WalName): Promise<StoredWal | null> {
+    return this.#files.read(name);
+  }
+
+  override describe(name: WalName): Promise<WalFileInfo | null> {
+    return this.#files.describe(name);
+  }
+
+  override list(): AsyncIterable<WalFileInfo> {
+    return this.#files.list();
+  }
+
+  override encryptedSegmentSize(): Promise<number | null> {
+    return this.#files.encryptedSegmentSize();
   }
 
   override async exists(fullPath: string): Promise<boolean> {
@@ -294,92 +303,6 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     } catch (error) {
       if (errnoOf(error) === 'ENOTDIR') return false;
       throw storageError(fullPath, error);
-    }
-  }
-
-  override async read(name: WalName): Promise<StoredWal | null> {
-    const path = this.getFullPath(name);
-    try {
-      const found = await readOne(path);
-      return found === null ? null : { path, bytes: found.bytes, mtime: found.mtime };
-    } catch (error) {
-      throw storageError(path, error);
-    }
-  }
-
-  override async describe(name: WalName): Promise<WalFileInfo | null> {
-    return this.#describe(name, await this.#journal.find(name));
-  }
-
-  /** `entries`: what the journal has of that name. */
-  async #describe(name: WalName, entries: readonly DigestEntry[]): Promise<WalFileInfo | null> {
-    const path = this.getFullPath(name);
-    try {
-      await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-      const found = await handle.stat({ bigint: true });
-      if (!found.isFile()) return null;
-      const { buffer, bytesRead } = await handle.read(Buffer.alloc(RECOGNITION_BYTES), 0, RECOGNITION_BYTES, 0);
-      const format = formatOf(buffer.subarray(0, bytesRead), this.#settings.keys);
-      const compression =
-        format.encryption === null
-          ? this.#spelling(format.compression)
-          : await this.#compressionInside(handle, entries);
-      return {
-        name,
-        size: Number(found.size),
-        mtime: secondsOfNs(found.mtimeNs),
-        compression,
-        encryption: format.encryption,
-      };
-    } catch (error) {
-      // A symbolic link under a WAL's name is nothing that was archived.
-      if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ELOOP') return null;
-      throw storageError(path, error);
-    }
-  }
-
-  /** Of an encrypted file: as the journal says, or by decryption, or else as we are configured now. */
-  async #compressionInside(handle: FileHandle, entries: readonly DigestEntry[]): Promise<string | null> {
-    const bytes = await handle.readFile();
-    const digest = sha256(bytes);
-    // A duplicate leaves an entry too, though it was never published.
-    const entry = entries.findLast(({ stored }) => stored === digest);
-    if (entry !== undefined) return entry.compression;
-    try {
-      const { keys } = this.#settings;
-      return this.#spelling(formatOf(await decrypt(bytes, keys), keys).compression);
-    } catch (error) {
-      if (!(error instanceof WalwardenError)) throw error;
-      return this.#settings.compression?.compression ?? null;
-    }
-  }
-
-  /** Several names of Barman's stand for one format; the configured one is preferred, as when the file was stored. */
-  #spelling(found: string | null): string | null {
-    const configured = this.#settings.compression?.compression;
-    const sameFormat =
-      (found === 'gzip' && (configured === 'pigz' || configured === 'pygzip')) ||
-      (found === 'bzip2' && configured === 'pybzip2');
-    return sameFormat ? configured : found;
-  }
-
-  override async *list(): AsyncIterable<WalFileInfo> {
-    const root = this.#settings.walsDirectory;
-    await this.checkThere();
-    const names: WalName[] = [];
-    const entries = await readDirectory(root);
-    for (const entry of entries) if (isWalName(entry) && walDirectory(entry) === '') names.push(entry);
-    for (const directory of entries.filter((entry) => /^[0-9A-Fa-f]{16}$/.test(entry))) {
-      for (const entry of await readDirectory(join(root, directory))) {
-        if (isWalName(entry) && walDirectory(entry) === directory) names.push(entry);
-      }
-    }
-    // By bytes, as the catalogue is sorted: history files stand between the timelines.
-    names.sort((a, b) => (a < b ? -1 : 1));
-    const journalled = await this.#journal.all();
-    for (const name of names) {
-      const info = await this.#describe(name, journalled.get(name) ?? []);
-      if (info !== null) yield info;
     }
   }
 
@@ -439,10 +362,15 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   async #removeIfEmpty(directory: string): Promise<void> {
     try {
       await rmdir(directory);
-      this.#ready.delete(directory);
+      this.#forget(directory);
     } catch (error) {
       if (errnoOf(error) !== 'ENOTEMPTY' && errnoOf(error) !== 'EEXIST') throw error;
     }
+  }
+
+  #forget(directory: string): void {
+    this.#ready.delete(directory);
+    this.#durable.delete(directory);
   }
 
   /** Makes a directory of the archive, and drops what a crash left in it. */
@@ -458,15 +386,13 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       if (isWalName(name) && (await isFile(join(directory, entry)))) await unlinkIfThere(join(directory, entry));
     }
     this.#ready.add(directory);
-    this.#unsynced.add(directory);
   }
 
   async #syncDirectory(directory: string): Promise<void> {
     await fsyncDirectory(directory);
-    if (!this.#unsynced.has(directory)) return;
-    // Even a directory that was there before may be one whose maker crashed before its fsync.
+    if (this.#durable.has(directory)) return;
     await fsyncDirectory(dirname(directory));
-    this.#unsynced.delete(directory);
+    this.#durable.add(directory);
   }
 }
 
@@ -477,35 +403,4 @@ async function isFile(path: string): Promise<boolean> {
     if (errnoOf(error) === 'ENOENT') return false;
     throw error;
   }
-}
-
-async function readDirectory(path: string): Promise<string[]> {
-  try {
-    return (await readdir(path)).sort();
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return [];
-    throw storageError(path, error);
-  }
-}
-
-/** The bytes of a file; null when there is none, or another than expected. */
-async function readOne(path: string, expected?: FileIdentity): Promise<{ bytes: Buffer; mtime: number } | null> {
-  try {
-    await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
-    const stat = await handle.stat({ bigint: true });
-    if (expected !== undefined && !sameIdentity(identityOf(stat), expected)) return null;
-    return { bytes: await handle.readFile(), mtime: secondsOfNs(stat.mtimeNs) };
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return null;
-    throw error;
-  }
-}
-
-function storageError(path: string, cause: unknown): WalwardenError {
-  if (cause instanceof WalwardenError) return cause;
-  const denied = errnoOf(cause) === 'EACCES' || errnoOf(cause) === 'EPERM';
-  return new WalwardenError('storage', `can't use ${path}: ${messageOf(cause)}`, {
-    cause,
-    ...(denied ? { hint: 'walwarden must run as the user that owns the archive' } : {}),
-  });
 }

@@ -1,14 +1,15 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { walDirectory, type WalName } from '../../src/wal/wal-name.ts';
+import { walDirectory } from '../../src/wal/wal-name.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { withFaultHome, type FaultHome, type FaultOptions } from './fault-home.ts';
 import { requireStrace, runTraced } from './strace.ts';
 
 beforeAll(requireStrace);
 
-const [first, second] = [1, 2].map((segment) => makeWal({ segment, content: 'zeros' }).name) as [WalName, WalName];
+const first = makeWal({ segment: 1, content: 'zeros' }).name;
+const second = makeWal({ segment: 2, content: 'zeros' }).name;
 
 /** The files of the second of three segments. */
 interface Places {

@@ -6,8 +6,8 @@ import { makeWal } from '../support/make-wal.ts';
 import { backupLabel, historyFile, type FaultHome } from './fault-home.ts';
 
 /** How an archive_command may put a file into incoming. */
-const WAYS = ['rename', 'slow copy', 'copy', 'again', 'link'] as const;
-type Way = (typeof WAYS)[number];
+export const WAYS = ['rename', 'slow copy', 'copy', 'again', 'link'] as const;
+export type Way = (typeof WAYS)[number];
 
 /**
  * Delivers files as PostgreSQL's archive_command does, one after the other,
@@ -17,14 +17,16 @@ type Way = (typeof WAYS)[number];
 export class Producer {
   readonly #fault: FaultHome;
   readonly #random: () => number;
+  readonly #ways: readonly Way[];
   #segment = 0;
   #timeline = 1;
   #stopped = false;
   #running: Promise<void> = Promise.resolve();
 
-  constructor(fault: FaultHome, random: () => number) {
+  constructor(fault: FaultHome, random: () => number, ways: readonly Way[] = WAYS) {
     this.#fault = fault;
     this.#random = random;
+    this.#ways = ways;
   }
 
   start(pauseMs: number): void {
@@ -50,11 +52,11 @@ export class Producer {
       await this.#deliver(name, content, 'rename');
     } else if (dice < 0.1 && this.#segment > 0) {
       const { name, content } = backupLabel(this.#segment);
-      await this.#deliver(name, content, 'copy');
+      await this.#deliver(name, content, this.#ways.includes('copy') ? 'copy' : 'rename');
     } else {
       this.#segment += 1;
       const options = { segment: this.#segment, content: 'compressible' } as const;
-      const way = WAYS[Math.floor(this.#random() * WAYS.length)] ?? 'rename';
+      const way = this.#ways[Math.floor(this.#random() * this.#ways.length)] ?? 'rename';
       await this.#deliver(makeWal({ ...options, content: 'zeros' }).name, () => makeWal(options).bytes, way);
     }
   }

@@ -9,7 +9,7 @@ import { ensureBuilt, runCli } from '../support/cli.ts';
 import { makeWal } from '../support/make-wal.ts';
 import type { RunResult } from '../support/run.ts';
 import { withFaultHome, type FaultHome } from './fault-home.ts';
-import { Producer, seededRandom } from './producer.ts';
+import { Producer, seededRandom, WAYS, type Way } from './producer.ts';
 
 beforeAll(ensureBuilt);
 
@@ -18,8 +18,13 @@ const BUSY = 'Another archive-wal process is already running on server main. Ski
 const name = (segment: number): string => segmentName(1, BigInt(segment), 1 << 20);
 
 /** Runs several workers at the same time, each again and again, while files arrive. */
-async function raceFor(milliseconds: number, fault: FaultHome, workers: (() => Promise<unknown>)[]): Promise<void> {
-  const producer = new Producer(fault, seededRandom(SEED));
+async function raceFor(
+  milliseconds: number,
+  fault: FaultHome,
+  workers: readonly (() => Promise<unknown>)[],
+  ways: readonly Way[] = WAYS,
+): Promise<void> {
+  const producer = new Producer(fault, seededRandom(SEED), ways);
   const end = Date.now() + milliseconds;
   producer.start(60);
   try {
@@ -50,7 +55,7 @@ describe(`at the same time on one home (WALWARDEN_TEST_SEED=${SEED})`, () => {
         expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
         outputs.push(stdout);
       };
-      await raceFor(6_000, fault, [archive, archive, archive]);
+      await raceFor(4_000, fault, [archive, archive, archive]);
       expect(outputs.filter((output) => output === BUSY).length).toBeGreaterThan(0);
       const archived = outputs.flatMap((output) => output.match(/^\t[0-9A-F.a-z]+$/gm) ?? []);
       expect(new Set(archived).size).toBe(archived.length);
@@ -120,6 +125,9 @@ describe(`at the same time on one home (WALWARDEN_TEST_SEED=${SEED})`, () => {
 });
 
 describe('beside Debian’s Barman on one home', () => {
+  // Barman takes a file that is still being copied for a whole one.
+  const ATOMIC: readonly Way[] = ['rename', 'link'];
+
   const withBoth = <T>(compression: string | null, body: (fault: FaultHome) => Promise<T>): Promise<T> =>
     withFaultHome({ ...BARMAN_SERVER, ...(compression === null ? {} : { compression }) }, body, BARMAN_GLOBAL);
 
@@ -129,16 +137,21 @@ describe('beside Debian’s Barman on one home', () => {
       withBoth(compression, async (fault) => {
         const barman = debianBarman();
         let theirs = 0;
-        await raceFor(10_000, fault, [
-          async () => {
-            const { status, stdout } = await fault.archive();
-            expect({ status, stdout }).toMatchObject({ status: 0 });
-          },
-          async () => {
-            const { stdout } = await barman.run(fault.config, ['archive-wal', 'main']);
-            theirs += stdout.match(/^\t[0-9A-F]{24}$/gm)?.length ?? 0;
-          },
-        ]);
+        await raceFor(
+          10_000,
+          fault,
+          [
+            async () => {
+              const { status, stdout } = await fault.archive();
+              expect({ status, stdout }).toMatchObject({ status: 0 });
+            },
+            async () => {
+              const { stdout } = await barman.run(fault.config, ['archive-wal', 'main']);
+              theirs += stdout.match(/^\t[0-9A-F]{24}$/gm)?.length ?? 0;
+            },
+          ],
+          ATOMIC,
+        );
         expect(theirs).toBeGreaterThan(0);
         await expectHealed(fault);
       }),
@@ -147,11 +160,16 @@ describe('beside Debian’s Barman on one home', () => {
   test('both rebuild the catalogue while we archive', () =>
     withBoth('gzip', async (fault) => {
       const barman = debianBarman();
-      await raceFor(6_000, fault, [
-        () => fault.archive(),
-        () => barman.run(fault.config, ['rebuild-xlogdb', 'main']),
-        () => runCli(['rebuild-xlogdb', 'main'], { config: fault.config }),
-      ]);
+      await raceFor(
+        6_000,
+        fault,
+        [
+          () => fault.archive(),
+          () => barman.run(fault.config, ['rebuild-xlogdb', 'main']),
+          () => runCli(['rebuild-xlogdb', 'main'], { config: fault.config }),
+        ],
+        ATOMIC,
+      );
       await expectHealed(fault);
     }));
 });
