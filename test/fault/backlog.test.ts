@@ -10,8 +10,8 @@ beforeAll(requireStrace);
 
 const WAITING = 20_000;
 const SEGMENT_SIZE = 1n << 20n;
-/** One commit group, and what may be staged ahead of it. */
-const AHEAD = 16 + 2;
+/** A commit group, and what is looked at and staged ahead of it. */
+const AHEAD = 64;
 
 test('the first of many waiting files is archived after a look at a group of them, not at all', () =>
   withFaultHome({ archiver_workers: 0 }, async ({ home, config }) => {
