@@ -201,7 +201,7 @@ describe.concurrent('a disk that is full', () => {
           expectRefusal(
             await archiveWal(server),
             /ERROR: can't store 0000000100000000000000\d\d: ENOSPC: no space left on device/,
-            'HINT: nothing is lost: the file stays where it is, and the next pass tries again',
+            'HINT: nothing is lost: what is not archived stays where it is, and the next pass tries again',
           );
           // Whole files only, and each of the six is there or here.
           const stored = [...(await digestsOf(server.wals)).keys()].filter((path) => !path.includes('xlog.db'));
@@ -577,7 +577,7 @@ describe('gpg', () => {
             await archiveWal(server),
             `can't store ${wal.name}: encryption key "nobody@example.com" is not found in the keyring`,
             `HINT: look at "gpg --homedir ${keyring} --list-keys`,
-            'nothing is lost: the file stays where it is',
+            'nothing is lost: what is not archived stays where it is',
           );
           expect(await namesIn(server.incoming)).toEqual([wal.name]);
           expect(await digestsOf(server.wals)).toEqual(new Map());
