@@ -48,6 +48,11 @@ export interface Compressor {
    */
   compress(data: Uint8Array, signal?: AbortSignal): Promise<Buffer>;
   /**
+   * As `compress`, but the result may lie in memory that the next compression
+   * of this thread uses again, whichever compressor does it: write it out first.
+   */
+  compressTransient(data: Uint8Array, signal?: AbortSignal): Promise<Buffer>;
+  /**
    * Compresses from one open file to another without holding either in memory;
    * null where a library does it better.
    *
@@ -77,6 +82,8 @@ export interface Codec {
   readonly levels: LevelRange | null;
   /** The level is already in range. Nothing is loaded or started before the first call of what it returns. */
   compressor(level: number, custom: CustomFilters | undefined): CompressFunction;
+  /** The same, but the result is overwritten by the thread's next compression; where that spares a copy. */
+  transientCompressor?(level: number): CompressFunction;
   /** The program that does the same from stdin to stdout, where there is one that is worth it. */
   program?(level: number, custom: CustomFilters | undefined): Command | null;
   decompress(data: Uint8Array, options: DecompressOptions): Promise<Buffer>;

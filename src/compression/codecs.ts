@@ -42,12 +42,14 @@ export const RECOGNITION_BYTES = 64;
 export function createCompressor(settings: CompressionSettings): Compressor {
   const codec = CODECS[settings.compression];
   const level = levelIn(codec.levels, settings.level);
+  const compress = codec.compressor(level, settings.custom);
   const program = codec.program?.(level, settings.custom) ?? null;
   return {
     name: settings.compression,
     extension: codec.extension,
     inMemory: codec.inMemory,
-    compress: codec.compressor(level, settings.custom),
+    compress,
+    compressTransient: codec.transientCompressor?.(level) ?? compress,
     compressFile:
       program === null ? null : (source, target) => filterFile(program, source, target, environmentOf(program)),
   };

@@ -26,15 +26,18 @@ export const ZSTD: Codec = {
   magic: Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd),
   inMemory: true,
   levels: { min: -22, max: 22, low: 1, medium: 4, high: 9 },
-  compressor: (level) => async (data) => {
-    const zstd = await loadBinding();
-    const target = scratchFor(zstd.compressBound(data.length));
-    const size = contextFor(zstd, level).compress2(target, data);
-    // A copy: the caller still holds this result, writing or encrypting it, when the next file overwrites the scratch.
-    return Buffer.from(target.subarray(0, size));
-  },
+  compressor: (level) => async (data) => Buffer.from(await compressIntoScratch(level, data)),
+  transientCompressor: (level) => (data) => compressIntoScratch(level, data),
   decompress: unzstd,
 };
+
+/** Into the buffer that all compressions of this thread share. */
+async function compressIntoScratch(level: number, data: Uint8Array): Promise<Buffer> {
+  const zstd = await loadBinding();
+  const target = scratchFor(zstd.compressBound(data.length));
+  const size = contextFor(zstd, level).compress2(target, data);
+  return target.subarray(0, size);
+}
 
 function contextFor(zstd: Binding, level: number): CCtx {
   if (compression?.level !== level) {

@@ -184,7 +184,7 @@ async function transform(
   const verdict = judge(task, opened);
   if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
   // What arrives compressed is stored as it is.
-  const packed = compressor === null ? content : await compressor.compress(content);
+  const packed = compressor === null ? content : await compressor.compressTransient(content);
   const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
   const digests = task.encryption === null ? null : { plain: sha256(opened), stored: sha256(stored) };
   const handle = await createTemporary(task, temporary, fd, (created) => {
