@@ -26,14 +26,17 @@ export const ZSTD: Codec = {
   magic: Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd),
   inMemory: true,
   levels: { min: -22, max: 22, low: 1, medium: 4, high: 9 },
-  compressor: (level) => async (data) => Buffer.from(await compressIntoScratch(level, data)),
-  transientCompressor: (level) => (data) => compressIntoScratch(level, data),
+  compressor: (level) => async (data) => {
+    const zstd = await loadBinding();
+    // Copied before anybody else can have a turn, who would overwrite it.
+    return Buffer.from(compressIntoScratch(zstd, level, data));
+  },
+  transientCompressor: (level) => async (data) => compressIntoScratch(await loadBinding(), level, data),
   decompress: unzstd,
 };
 
 /** Into the buffer that all compressions of this thread share. */
-async function compressIntoScratch(level: number, data: Uint8Array): Promise<Buffer> {
-  const zstd = await loadBinding();
+function compressIntoScratch(zstd: Binding, level: number, data: Uint8Array): Buffer {
   const target = scratchFor(zstd.compressBound(data.length));
   const size = contextFor(zstd, level).compress2(target, data);
   return target.subarray(0, size);
