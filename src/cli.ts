@@ -16,8 +16,6 @@ if (rest.length === 0 && (first === '--version' || first === '-v')) {
     }
   };
   process.on('uncaughtException', failed);
-  // Nobody who reads what we say is no failure.
-  process.stderr.on('error', () => {});
   try {
     const { main } = await import('./command-line.ts');
     process.exitCode = await main(process.argv);

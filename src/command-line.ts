@@ -86,18 +86,21 @@ function drainOnSignal(execution: Execution): Pick<CommandContext, 'drain' | 'ki
 }
 
 function print(globals: GlobalOptions, report: Report): void {
+  if (report.text === '' && report.json === undefined) return;
   // A reader that has seen enough (`| head`) is no failure of ours.
   process.stdout.on('error', (error) => {
     if (errnoOf(error) !== 'EPIPE') throw error;
   });
   if (globals.format === 'json') {
     if (report.json !== undefined) process.stdout.write(`${JSON.stringify(report.json, null, 2)}\n`);
-  } else if (globals.quiet !== true) {
+  } else if (globals.quiet !== true && report.text !== '') {
     process.stdout.write(report.text);
   }
 }
 
 function reportError(error: unknown, globals: GlobalOptions): void {
+  // Nobody who reads what we say is no failure of its own.
+  process.stderr.on('error', () => {});
   const known = error instanceof WalwardenError ? error : new WalwardenError('internal', messageOf(error));
   if (globals.format === 'json') {
     const { code, message, hint } = known;

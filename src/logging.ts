@@ -1,4 +1,4 @@
-import { openSync, writeSync } from 'node:fs';
+import { fstatSync, openSync, writeSync } from 'node:fs';
 import { pino, type DestinationStream, type Logger } from 'pino';
 import { errnoOf, messageOf } from './errors.ts';
 
@@ -32,7 +32,7 @@ export const LOG_LEVELS: readonly string[] = Object.keys(LEVELS);
  */
 export async function createLogger(settings: LogSettings): Promise<Logger> {
   const level = LEVELS[settings.level.toUpperCase()] ?? 'info';
-  const stderr = process.stderr.isTTY ? await terminalLines() : lines(2, () => {});
+  const stderr = isTerminal() ? await terminalLines() : lines(2, () => {});
   let destination = stderr;
   if (settings.file !== null) {
     const { file } = settings;
@@ -52,6 +52,15 @@ export async function createLogger(settings: LogSettings): Promise<Logger> {
     }
   }
   return pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+}
+
+/** Looks before it asks: process.stderr takes milliseconds to set up, and get-wal is called for every segment. */
+function isTerminal(): boolean {
+  try {
+    return fstatSync(2).isCharacterDevice() && process.stderr.isTTY;
+  } catch {
+    return false; // closed
+  }
 }
 
 /** A reader that is slow gets this many milliseconds for a line, and then misses it. */

@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -87,16 +88,20 @@ async function pack(found: FoundWal, options: GetWalOptions): Promise<Buffer> {
   return createCompressor({ compression: options.compression }).compress(found.plain);
 }
 
-function writeToStdout(bytes: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const failed = (cause: Error): void =>
-      reject(new WalwardenError('storage', `can't write to stdout: ${messageOf(cause)}`, { cause }));
-    process.stdout.once('error', failed);
-    process.stdout.write(bytes, (error) => {
-      if (error === null || error === undefined) resolve();
-      else failed(error);
-    });
-  });
+/** To the descriptor itself: setting up process.stdout takes milliseconds, and this is called for every segment. */
+async function writeToStdout(bytes: Buffer): Promise<void> {
+  let done = 0;
+  while (done < bytes.length) {
+    try {
+      done += writeSync(1, bytes, done);
+    } catch (cause) {
+      if (errnoOf(cause) !== 'EAGAIN') {
+        throw new WalwardenError('storage', `can't write to stdout: ${messageOf(cause)}`, { cause });
+      }
+      // A pipe that somebody made non-blocking, and that is full.
+      await delay(5);
+    }
+  }
 }
 
 /** Never a half file under the final name: PostgreSQL would read it. */
