@@ -47,7 +47,8 @@ export async function makeCorpus(segments) {
   return { walDir, pgData: path.join(directory, 'pgdata'), names, bytes: names.length * SEGMENT, origin };
 }
 
-function findPostgres() {
+/** The directory of PostgreSQL's programs. */
+export function findPostgres() {
   const debian = '/usr/lib/postgresql';
   const versions = fs.existsSync(debian) ? fs.readdirSync(debian).toSorted((a, b) => Number(b) - Number(a)) : [];
   const candidates = [
@@ -62,7 +63,7 @@ function findPostgres() {
 }
 
 /** PostgreSQL refuses to run as root. @returns {{ uid?: number, gid?: number }} */
-function serverUser() {
+export function serverUser() {
   if (process.getuid?.() !== 0) return {};
   const users = fs
     .readFileSync('/etc/passwd', 'utf8')

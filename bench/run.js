@@ -1,4 +1,4 @@
-// npm run bench -- [--only archive,get,backlog,startup,catalogue] [--codecs zstd,lz4,gzip,none] [--runs N]
+// npm run bench -- [--only archive,get,backlog,startup,catalogue,rpo] [--codecs zstd,lz4,gzip,none] [--runs N]
 //                  [--segments N] [--files N] [--lines N] [--json FILE]
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -10,11 +10,12 @@ import { benchBacklog } from './backlog.js';
 import { benchCatalogue } from './catalogue.js';
 import { makeCorpus } from './corpus.js';
 import { benchGet, benchStartup } from './fetch.js';
+import { benchRpo } from './rpo.js';
 import { CLI, ROOT, say } from './system.js';
 
 /** @typedef {import('./contenders.js').Codec} Codec */
 
-const PARTS = ['archive', 'get', 'backlog', 'startup', 'catalogue'];
+const PARTS = ['archive', 'get', 'backlog', 'startup', 'catalogue', 'rpo'];
 /** @type {Codec[]} */
 const CODECS = ['zstd', 'lz4', 'gzip', 'none'];
 
@@ -55,6 +56,7 @@ if (parts.includes('startup')) results['startup'] = await benchStartup({ runs })
 if (parts.includes('catalogue')) {
   results['catalogue'] = await benchCatalogue(corpus, { runs, lines: count('lines', values.lines) });
 }
+if (parts.includes('rpo')) results['rpo'] = await benchRpo({ runs });
 
 const json = values.json ?? path.join(ROOT, 'bench', 'results', `${machine.date.replaceAll(':', '')}.json`);
 fs.mkdirSync(path.dirname(json), { recursive: true });

@@ -6,14 +6,16 @@ import { messageOf } from '../src/errors.ts';
 import { tempParent } from '../test/support/temp-dir.ts';
 import { Narrator } from './narrator.ts';
 import { tellStory } from './story.ts';
+import { tellStreamingStory } from './streaming-story.ts';
 
-const USAGE = `npm run demo [-- --keep]
+const USAGE = `npm run demo -- [--streaming] [--keep]
 
 Starts a PostgreSQL of its own in a temporary directory, archives its WAL,
 crashes it, restores it to a second one, and removes everything. As root it
 runs PostgreSQL as an ordinary user.
 
-  --keep   leave the directory, servers stopped, and say how to start them
+  --streaming   receive the WAL over replication instead of archive_command
+  --keep        leave the directory, servers stopped, and say how to start them
 `;
 
 /** Where the clone is, seen from build/demo. */
@@ -46,7 +48,9 @@ function watchForInterruption(): AbortSignal {
 }
 
 async function main(): Promise<number> {
-  const { values } = parseArgs({ options: { keep: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } } });
+  const { values } = parseArgs({
+    options: { keep: { type: 'boolean' }, streaming: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+  });
   if (values.help === true) {
     process.stdout.write(USAGE);
     return 0;
@@ -57,7 +61,8 @@ async function main(): Promise<number> {
   try {
     // PostgreSQL may run as another user, in a directory of its own below.
     await chmod(directory, 0o755);
-    await tellStory({ narrator: new Narrator(interrupted), directory, root: ROOT, keep });
+    const tell = values.streaming === true ? tellStreamingStory : tellStory;
+    await tell({ narrator: new Narrator(interrupted), directory, root: ROOT, keep });
     return 0;
   } catch (error) {
     const { reason }: { reason: unknown } = interrupted;

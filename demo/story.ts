@@ -1,20 +1,9 @@
-import { readdir, writeFile } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { withPostgres, type TestPostgres } from '../test/support/postgres.ts';
 import { findPostgres } from '../test/support/postgres-programs.ts';
-import { reachableCli } from '../test/support/reachable-cli.ts';
-import { run } from '../test/support/run.ts';
 import type { Narrator } from './narrator.ts';
-
-export interface StorySettings {
-  readonly narrator: Narrator;
-  /** Everything happens below it. */
-  readonly directory: string;
-  /** The clone, with `dist` built. */
-  readonly root: string;
-  /** The directory will stay: tell how to go on with it. */
-  readonly keep: boolean;
-}
+import { prepareArchive, showSettings, sql, type Archive, type StorySettings } from './stage.ts';
 
 /** Archive, crash, restore: on a real PostgreSQL. Rejects when anything is not as it should be. */
 export async function tellStory({ narrator, directory, root, keep }: StorySettings): Promise<void> {
@@ -23,7 +12,10 @@ export async function tellStory({ narrator, directory, root, keep }: StorySettin
   narrator.say('and a second one is restored from the archive after the first has crashed.');
   narrator.say(`Everything is in ${directory}${keep ? '.' : ', and gone when this ends; --keep leaves it.'}`);
   await withPostgres({ directory, start: false }, async (pg) => {
-    const archive = await prepareArchive(narrator, root, pg);
+    const archive = await prepareArchive(narrator, root, pg, ['archiver = on']);
+    await archive.walwarden('list-servers');
+    narrator.say('The first pass finds nothing, and makes the directories:');
+    await archive.walwarden('archive-wal', 'main');
     await archiveWal(narrator, pg, archive);
     const backup = await takeBackup(narrator, pg, archive);
     const before = await writeAndCrash(narrator, pg);
@@ -33,92 +25,10 @@ export async function tellStory({ narrator, directory, root, keep }: StorySettin
   });
 }
 
-/** walwarden's side of it. */
-interface Archive {
-  readonly config: string;
-  readonly home: string;
-  readonly incoming: string;
-  /** For PostgreSQL's configuration. */
-  readonly restoreCommand: string;
-  /** How a command has to begin to be run by PostgreSQL's user; empty when that is us. */
-  readonly asUser: string;
-  /** Shows and runs `walwarden ARGS`; shows and tells what it says. */
-  walwarden(...args: string[]): Promise<string>;
-}
-
-async function prepareArchive(narrator: Narrator, root: string, pg: TestPostgres): Promise<Archive> {
-  narrator.step('Configure walwarden');
-  const home = await pg.makeDirectory(join(pg.directory, 'archive'));
-  const config = join(pg.directory, 'walwarden.conf');
-  const text = [
-    '[barman]',
-    `barman_home = ${home}`,
-    `log_file = ${join(home, 'walwarden.log')}`,
-    '',
-    '[main]',
-    'description = "The server of the demo"',
-    'archiver = on',
-    'compression = zstd',
-    '',
-  ].join('\n');
-  await writeFile(config, text, { mode: 0o644 });
-  narrator.say(`${config} says, as a barman.conf would:`);
-  narrator.output(text);
-
-  const { node, cli } = await reachableCli(root, pg.owner, pg.directory);
-  const asUser = await beginningFor(pg);
-  const walwarden = async (...args: string[]): Promise<string> => {
-    narrator.command(`walwarden ${args.join(' ')}`);
-    const { status, stdout, stderr } = await run(node, [cli, '-c', config, ...args], {
-      ...pg.owner,
-      cwd: pg.directory,
-    });
-    if (status !== 0) throw new Error(`walwarden ${args.join(' ')} ends with ${status}:\n${stderr}${stdout}`);
-    if (stdout !== '') narrator.output(stdout);
-    return stdout;
-  };
-  narrator.say('To type along in another terminal, while this runs:');
-  narrator.command(`walwarden() { ${asUser}${node} ${cli} -c ${config} "$@"; }`);
-  await walwarden('list-servers');
-  narrator.say('The first pass finds nothing, and makes the directories:');
-  await walwarden('archive-wal', 'main');
-  return {
-    config,
-    home,
-    incoming: join(home, 'main', 'incoming'),
-    restoreCommand: `${node} ${cli} -c ${config} get-wal main %f > %p`,
-    asUser,
-    walwarden,
-  };
-}
-
-async function beginningFor(pg: TestPostgres): Promise<string> {
-  const { uid } = pg.owner;
-  if (uid === undefined) return '';
-  const { status, stdout } = await run('id', ['-nu', String(uid)], {});
-  return status === 0 ? `runuser -u ${stdout.trim()} -- ` : `setpriv --reuid ${uid} --clear-groups -- `;
-}
-
 const archivingTo = (archive: Archive): Record<string, string> => ({
   archive_mode: 'on',
   archive_command: `cp %p ${archive.incoming}/%f`,
 });
-
-function showSettings(narrator: Narrator, settings: Readonly<Record<string, string>>): void {
-  narrator.output(
-    Object.entries(settings)
-      .map(([name, value]) => `${name} = '${value}'`)
-      .join('\n'),
-  );
-}
-
-async function sql(narrator: Narrator, pg: TestPostgres, text: string): Promise<string> {
-  narrator.sql(`${text};`);
-  const rows = await pg.sql(text);
-  const shown = rows.map((row) => row.map((value) => value ?? '').join(' | ')).join('\n');
-  if (shown !== '') narrator.output(shown);
-  return shown;
-}
 
 /** Ends the segment, so that all that was written so far is archived; waits for it. */
 async function switchAndWait(narrator: Narrator, pg: TestPostgres): Promise<string> {

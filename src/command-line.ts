@@ -1,12 +1,17 @@
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { readFileSync } from 'node:fs';
+import { logLevel, positiveInteger, wholeNumber } from './command-line/arguments.ts';
+import { addErrors } from './command-line/errors.ts';
+import type { Execute, Execution } from './command-line/execution.ts';
+import { addGetWal } from './command-line/get-wal.ts';
+import { addReceiveWal } from './command-line/receive-wal.ts';
 import type { CommandContext, Report } from './commands/command.ts';
+import type { ReplicationStatusOptions } from './commands/replication-status.ts';
 import { exitStatusForDoubt } from './commands/doubt.ts';
-import type { CompressionName } from './compression/codec.ts';
 import { formatPlace } from './config/config.ts';
 import { loadConfig } from './config/load.ts';
 import { errnoOf, messageOf, WalwardenError, type ErrorCode } from './errors.ts';
-import { createLogger, LOG_LEVELS } from './logging.ts';
+import { createLogger, type Logger } from './logging.ts';
 
 interface GlobalOptions {
   readonly config?: string;
@@ -14,14 +19,7 @@ interface GlobalOptions {
   readonly debug?: boolean;
   readonly format: 'console' | 'json';
   readonly logLevel?: string;
-}
-
-interface Execution {
-  readonly run: (context: CommandContext) => Promise<Report>;
-  /** PostgreSQL runs this and keeps what it writes to stderr: there only what is wrong. */
-  readonly calledByPostgres?: boolean;
-  /** The exit status of an error, where it is not the usual one. */
-  readonly exitStatus?: (error: unknown) => number;
+  readonly detached?: boolean;
 }
 
 /** Errors are 1, below 126 as PostgreSQL wants it of archive_command, but for these. */
@@ -44,21 +42,42 @@ export async function main(argv: readonly string[]): Promise<number> {
 }
 
 async function executeCommand(globals: GlobalOptions, execution: Execution): Promise<number> {
+  const detached = globals.detached === true;
+  /** Where errors are logged; on stderr they are said anyway. */
+  let errorLog: Logger | null = null;
   try {
     const config = await loadConfig(globals.config);
-    const { log_file: file, log_level } = config.global.options;
-    const usual = execution.calledByPostgres === true && file === null ? 'warn' : log_level;
+    const { log_file, log_level } = config.global.options;
+    const file = detached ? (await import('./commands/detached.ts')).detachedLogFile(config) : log_file;
+    const terse = execution.calledByPostgres === true || execution.calledByCron === true;
+    const usual = terse && file === null ? 'warn' : log_level;
     const level = globals.logLevel ?? (globals.debug === true ? 'debug' : usual);
-    const logger = await createLogger({ file, level });
+    const logger = createLogger({ file, level });
+    if (file !== null && execution.calledByPostgres !== true) errorLog = logger;
     for (const warning of config.warnings) {
-      const log = execution.calledByPostgres === true ? logger.debug : logger.warn;
+      // These come every minute, or with every segment; list-servers and check tell it too.
+      const log = terse || detached ? logger.debug : logger.warn;
       log.call(logger, `${formatPlace(warning)}: ${warning.message}`);
     }
-    const report = await execution.run({ config, logger, ...drainOnSignal(execution) });
+    const report = await execution.run({
+      config,
+      logger,
+      say: (text) => say(globals, text),
+      ...drainOnSignal(execution),
+    });
+    if (errorLog !== null) for (const error of report.errors ?? []) logError(error, errorLog);
     print(globals, report);
+    if (report.abandons === true) process.exit(report.exitCode ?? 0);
     return report.exitCode ?? 0;
   } catch (error) {
-    reportError(error, globals);
+    if (errorLog !== null) logError(error, errorLog);
+    if (execution.report !== undefined) {
+      const report = await execution.report(error);
+      print(globals, report);
+      return report.exitCode ?? 1;
+    }
+    // Nobody reads the stderr of a process in the background.
+    if (!detached || errorLog === null) reportError(error, globals);
     if (execution.exitStatus !== undefined) return execution.exitStatus(error);
     return error instanceof WalwardenError ? (EXIT_STATUS[error.code] ?? 1) : 1;
   }
@@ -86,21 +105,38 @@ function drainOnSignal(execution: Execution): Pick<CommandContext, 'drain' | 'ki
 }
 
 function print(globals: GlobalOptions, report: Report): void {
-  if (report.text === '' && report.json === undefined) return;
-  // A reader that has seen enough (`| head`) is no failure of ours.
-  process.stdout.on('error', (error) => {
-    if (errnoOf(error) !== 'EPIPE') throw error;
-  });
   if (globals.format === 'json') {
-    if (report.json !== undefined) process.stdout.write(`${JSON.stringify(report.json, null, 2)}\n`);
-  } else if (globals.quiet !== true && report.text !== '') {
-    process.stdout.write(report.text);
+    if (report.json !== undefined) write(`${JSON.stringify(report.json, null, 2)}\n`);
+  } else {
+    say(globals, report.text);
+    for (const error of report.errors ?? []) reportError(error, globals);
   }
+}
+
+/** Text for people. */
+function say(globals: GlobalOptions, text: string): void {
+  if (globals.format === 'console' && globals.quiet !== true && text !== '') write(text);
+}
+
+function write(text: string): void {
+  // A reader that has seen enough (`| head`) is no failure of ours.
+  if (process.stdout.listenerCount('error') === 0) {
+    process.stdout.on('error', (error) => {
+      if (errnoOf(error) !== 'EPIPE') throw error;
+    });
+  }
+  process.stdout.write(text);
+}
+
+function logError(error: unknown, logger: Logger): void {
+  if (!(error instanceof WalwardenError)) return logger.error({ err: error, code: 'internal' }, messageOf(error));
+  const { code, message, hint } = error;
+  logger.error({ code, ...(hint === undefined ? {} : { hint }) }, message);
 }
 
 function reportError(error: unknown, globals: GlobalOptions): void {
   // Nobody who reads what we say is no failure of its own.
-  process.stderr.on('error', () => {});
+  if (process.stderr.listenerCount('error') === 0) process.stderr.on('error', () => {});
   const known = error instanceof WalwardenError ? error : new WalwardenError('internal', messageOf(error));
   if (globals.format === 'json') {
     const { code, message, hint } = known;
@@ -114,24 +150,7 @@ function reportError(error: unknown, globals: GlobalOptions): void {
   }
 }
 
-function positiveInteger(text: string): number {
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('expected a positive integer.');
-  return Number(text);
-}
-
-function logLevel(text: string): string {
-  const level = text.toUpperCase();
-  if (!LOG_LEVELS.includes(level)) throw new InvalidArgumentError(`expected one of ${LOG_LEVELS.join(', ')}.`);
-  return level;
-}
-
-function exitStatus(text: string): number {
-  if (!/^\d{1,3}$/.test(text) || Number(text) > 255)
-    throw new InvalidArgumentError('expected an exit status, 0 to 255.');
-  return Number(text);
-}
-
-function buildProgram(execute: (command: Command, execution: Execution) => Promise<void>): Command {
+function buildProgram(execute: Execute): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   const program = new Command('walwarden')
     .description('Archives the WAL of PostgreSQL servers, checked and durable, in the formats of Barman.')
@@ -145,6 +164,8 @@ function buildProgram(execute: (command: Command, execution: Execution) => Promi
     .addOption(new Option('-f, --format <format>', 'how to print').choices(['console', 'json']).default('console'))
     .option('--log-level <level>', 'least important messages to log: DEBUG, INFO, WARNING, ERROR, CRITICAL', logLevel)
     .addOption(new Option('--color, --colour <when>').hideHelp())
+    // How cron starts us.
+    .addOption(new Option('--detached').hideHelp())
     .helpOption('-h, --help', 'print this help and exit')
     .helpCommand(false)
     .exitOverride();
@@ -202,6 +223,66 @@ function buildProgram(execute: (command: Command, execution: Execution) => Promi
       }),
     );
 
+  command('check', 'everything that has to work, one line each, with the cause of what does not (exit 1)')
+    .option('--nagios', 'one line for a monitoring system, with performance data; exit status 0 or 2')
+    .argument('<server...>', 'names of servers, or all')
+    .action(async (names: string[], options: { nagios?: boolean }, self: Command) =>
+      execute(self, {
+        run: async (context) => (await import('./commands/check.ts')).check(context, names, options),
+        ...(options.nagios === true
+          ? { report: async (error) => (await import('./commands/check.ts')).nagiosFailure(error) }
+          : {}),
+      }),
+    );
+
+  command('status', 'what is known of a server right now: PostgreSQL, its archivers, the archive')
+    .argument('<server...>', 'names of servers, or all')
+    .action(async (names: string[], _options, self: Command) =>
+      execute(self, { run: async (context) => (await import('./commands/status.ts')).status(context, names) }),
+    );
+
+  command('cron', 'start archive-wal and receive-wal in the background for every active server, and return at once')
+    .option('--keep-descriptors', 'let them write to our stdout and stderr (a container’s log)')
+    .action(async (options: { keepDescriptors?: boolean }, self: Command) =>
+      execute(self, {
+        calledByCron: true,
+        run: async (context) => (await import('./commands/cron.ts')).cron(context, options),
+      }),
+    );
+
+  addReceiveWal(command, execute);
+
+  command('switch-wal', 'close the current segment of a server, so that it can be archived')
+    .alias('switch-xlog')
+    .option('--force', 'a checkpoint before, so that there is something to close')
+    .option('--archive', 'archive, until the closed segment is in the archive')
+    .option('--archive-timeout <seconds>', 'how long to wait with --archive; 0 for ever', wholeNumber, 30)
+    .argument('<server...>', 'names of servers, or all')
+    .action(
+      async (names: string[], options: { force?: boolean; archive?: boolean; archiveTimeout: number }, self: Command) =>
+        execute(self, {
+          run: async (context) => (await import('./commands/switch-wal.ts')).switchWalCommand(context, names, options),
+        }),
+    );
+
+  command('replication-status', 'the clients that stream from a server, our own first, and how far behind they are')
+    .option('--minimal', 'one line a client')
+    .addOption(
+      new Option('--target <clients>', 'which clients').choices(['all', 'hot-standby', 'wal-streamer']).default('all'),
+    )
+    .addOption(
+      new Option('--source <host>', 'whom to ask: the server of conninfo, or of wal_conninfo')
+        .choices(['backup-host', 'wal-host'])
+        .default('backup-host'),
+    )
+    .argument('<server...>', 'names of servers, or all')
+    .action(async (names: string[], options: ReplicationStatusOptions, self: Command) =>
+      execute(self, {
+        run: async (context) =>
+          (await import('./commands/replication-status.ts')).replicationStatus(context, names, options),
+      }),
+    );
+
   command('list-servers', 'the configured servers')
     .alias('list-server')
     .action(async (_options, self: Command) =>
@@ -219,114 +300,4 @@ function buildProgram(execute: (command: Command, execution: Execution) => Promi
 
   addErrors(program, execute);
   return program;
-}
-
-type Execute = (command: Command, execution: Execution) => Promise<void>;
-
-interface GetWalFlags {
-  readonly outputDirectory?: string;
-  readonly keepCompression?: boolean;
-  readonly peek?: number;
-  readonly partial?: boolean;
-  readonly test?: boolean;
-  readonly onError?: number;
-}
-
-/** The flags of get-wal that ask for compressed output; the single letters are Barman's. */
-const OUTPUT_COMPRESSIONS: readonly [flags: string, compression: CompressionName][] = [
-  ['-z, --gzip', 'gzip'],
-  ['-j, --bzip2', 'bzip2'],
-  ['--xz', 'xz'],
-  ['--zstd', 'zstd'],
-  ['--lz4', 'lz4'],
-  ['--snappy', 'snappy'],
-];
-
-function addGetWal(add: (spec: string, description: string) => Command, execute: Execute): void {
-  const getWal = add('get-wal', 'hand out a WAL file, plain and checked, to stdout or into a directory')
-    .option('-o, --output-directory <dir>', 'write it there, under its own name, instead of stdout')
-    .option('-k, --keep-compression', 'hand it out as compressed as it is stored')
-    .option('-p, --peek <number>', 'print up to so many names, from this one on, that are there', positiveInteger)
-    .option('-P, --partial', 'also a partial file')
-    .option('-t, --test', 'only tell whether files could be handed out')
-    .option(
-      '--on-error <exit>',
-      'exit status when it is unknown whether the file exists (default: 200, which stops a recovery; 1 on a standby)',
-      exitStatus,
-    )
-    .argument('<server>', 'name of a server')
-    .argument('[wal]', 'name of a WAL file')
-    .addHelpText(
-      'after',
-      '\nExit status: 0 the file, 1 it is certainly not there, 3 not a WAL name, 200 it can not be told.\n' +
-        'As restore_command:  walwarden get-wal SERVER %f > %p',
-    );
-  for (const [flags] of OUTPUT_COMPRESSIONS) getWal.option(flags, 'hand it out compressed in this way');
-  getWal.addOption(new Option('-x').hideHelp());
-  getWal.action(
-    async (server: string, wal: string | undefined, flags: GetWalFlags & Record<string, unknown>, self: Command) => {
-      const wanted = OUTPUT_COMPRESSIONS.find(([spec]) => flags[spec.split('--')[1] ?? ''] === true);
-      const compression = wanted?.[1] ?? (flags['x'] === true ? 'gzip' : undefined);
-      await execute(self, {
-        calledByPostgres: true,
-        run: async (context) => {
-          const command = await import('./commands/get-wal.ts');
-          return command.getWal(context, server, wal, {
-            ...flags,
-            ...(compression === undefined ? {} : { compression }),
-          });
-        },
-        exitStatus: (error) => {
-          if (error instanceof WalwardenError && error.code === 'wal-not-found') return 1;
-          if (error instanceof WalwardenError && error.code === 'invalid-wal-name') return 3;
-          return exitStatusForDoubt(flags.onError);
-        },
-      });
-    },
-  );
-}
-
-function addErrors(program: Command, execute: Execute): void {
-  const errors = program
-    .command('errors')
-    .description('what is in the errors directory, why, and a safe way out')
-    .helpOption('-h, --help', 'print this help and exit')
-    .helpCommand(false);
-  errors
-    .command('list')
-    .description('the files in errors, and why they are there')
-    .argument('<server>', 'name of a server')
-    .action(async (name: string, _options, self: Command) =>
-      execute(self, { run: async (context) => (await import('./commands/errors.ts')).listErrors(context, name) }),
-    );
-  errors
-    .command('explain')
-    .description('compare files in errors with what is archived, byte by byte')
-    .argument('<server>', 'name of a server')
-    .argument('[file]', 'one file; all when absent')
-    .action(async (name: string, file: string | undefined, _options, self: Command) =>
-      execute(self, {
-        run: async (context) => (await import('./commands/errors.ts')).explainErrors(context, name, file),
-      }),
-    );
-  errors
-    .command('resolve')
-    .description(
-      'drop what is archived with the same content, archive again what can be; with a file, also keep it aside',
-    )
-    .option('--keep-aside', 'move it to errors.kept beside the errors directory, where nobody counts it')
-    .option('--accept-identity', 'this is WAL of our cluster after pg_upgrade: take its system identifier as ours')
-    .argument('<server>', 'name of a server')
-    .argument('[file]', 'one file; all when absent')
-    .action(
-      async (
-        name: string,
-        file: string | undefined,
-        options: { keepAside?: boolean; acceptIdentity?: boolean },
-        self: Command,
-      ) =>
-        execute(self, {
-          run: async (context) => (await import('./commands/errors.ts')).resolveErrors(context, name, file, options),
-        }),
-    );
 }

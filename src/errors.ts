@@ -18,6 +18,8 @@ export type ErrorCode =
   | 'hook' // a hook script stopped the pass
   | 'program' // an external program is missing or failed
   | 'catalogue'
+  | 'postgres' // PostgreSQL can't be reached, or refuses
+  | 'receiver' // pg_receivewal can't run as things are
   | 'aborted' // we were asked to stop
   | 'internal';
 
@@ -40,10 +42,17 @@ export class WalwardenError extends Error {
   }
 }
 
+/** What happens to archives too, though libuv, and so Node, has no name for it; the texts are strerror(3)'s. */
+const NAMELESS: Readonly<Record<string, { readonly name: string; readonly text: string }>> = {
+  'Unknown system error -116': { name: 'ESTALE', text: 'stale file handle' },
+  'Unknown system error -117': { name: 'EUCLEAN', text: 'structure needs cleaning' },
+  'Unknown system error -122': { name: 'EDQUOT', text: 'disk quota exceeded' },
+};
+
 /** The errno name (`ENOENT`, …) of a system error, undefined for anything else. */
 export function errnoOf(error: unknown): string | undefined {
   if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
-    return error instanceof WalwardenError ? undefined : error.code;
+    return error instanceof WalwardenError ? undefined : (NAMELESS[error.code]?.name ?? error.code);
   }
   return undefined;
 }
@@ -55,5 +64,9 @@ export function isErrorCode(error: unknown, code: ErrorCode): error is Walwarden
 
 /** A message for anything that can be thrown. */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  const message = error instanceof Error ? error.message : String(error);
+  return message.replace(/(Unknown system error -\d+)(?:: \1)?/, (unknown, code: string) => {
+    const known = NAMELESS[code];
+    return known === undefined ? unknown : `${known.name}: ${known.text}`;
+  });
 }

@@ -1,5 +1,6 @@
 import { fstatSync, openSync, writeSync } from 'node:fs';
-import { pino, type DestinationStream, type Logger } from 'pino';
+import { createRequire } from 'node:module';
+import type { DestinationStream, Logger as Pino } from 'pino';
 import { errnoOf, messageOf } from './errors.ts';
 
 export interface LogSettings {
@@ -9,7 +10,24 @@ export interface LogSettings {
   readonly level: string;
 }
 
-const LEVELS: Record<string, string> = {
+export interface LogMethod {
+  (facts: object, message: string): void;
+  (message: string): void;
+}
+
+/** What we use of pino's loggers; never throws. */
+export interface Logger {
+  readonly debug: LogMethod;
+  readonly info: LogMethod;
+  readonly warn: LogMethod;
+  readonly error: LogMethod;
+}
+
+/** Pino's numbers. */
+const SEVERITY = { trace: 10, debug: 20, info: 30, warn: 40, error: 50, fatal: 60 } as const;
+type Severity = keyof typeof SEVERITY;
+
+const LEVELS: Readonly<Record<string, Severity>> = {
   NOTSET: 'trace',
   TRACE: 'trace',
   DEBUG: 'debug',
@@ -23,6 +41,8 @@ const LEVELS: Record<string, string> = {
 
 export const LOG_LEVELS: readonly string[] = Object.keys(LEVELS);
 
+const load = createRequire(import.meta.url);
+
 /**
  * The log of this process: JSON lines to a file, or to stderr when there is
  * none; on a terminal, lines for people. Written synchronously, so that a crash
@@ -30,28 +50,63 @@ export const LOG_LEVELS: readonly string[] = Object.keys(LEVELS);
  * disk may keep WAL from being archived or handed out: then it is told on
  * stderr, and logged there.
  */
-export async function createLogger(settings: LogSettings): Promise<Logger> {
+export function createLogger(settings: LogSettings): Logger {
   const level = LEVELS[settings.level.toUpperCase()] ?? 'info';
-  const stderr = isTerminal() ? await terminalLines() : lines(2, () => {});
-  let destination = stderr;
-  if (settings.file !== null) {
-    const { file } = settings;
-    const tell = (what: string, error: unknown): void => {
-      const msg = `can't ${what} the log file ${file}: ${messageOf(error)}; logging to stderr`;
-      stderr.write(`${JSON.stringify({ level: 40, time: new Date().toISOString(), msg })}\n`);
+  const file = settings.file === null ? null : openLogFile(settings.file);
+  // Pino takes as long to load as a segment to decompress, and a get-wal that goes well logs nothing.
+  let pino: Pino | null = null;
+  const method = (severity: keyof Logger): LogMethod => {
+    if (SEVERITY[severity] < SEVERITY[level]) return () => {};
+    return (facts: object | string, message?: string) => {
+      try {
+        pino ??= startPino(level, file ?? stderrLines());
+        if (typeof facts === 'string') pino[severity](facts);
+        else pino[severity](facts, message);
+      } catch (error) {
+        const msg = typeof facts === 'string' ? facts : message;
+        (file ?? rawStderr()).write(plainLine(SEVERITY[severity], msg, { incomplete: messageOf(error) }));
+      }
     };
-    try {
-      let broken = false;
-      destination = lines(openSync(file, 'a', 0o640), (error, line) => {
-        if (!broken) tell('write to', error);
-        broken = true;
-        stderr.write(line);
-      });
-    } catch (error) {
-      tell('open', error);
-    }
-  }
+  };
+  return { debug: method('debug'), info: method('info'), warn: method('warn'), error: method('error') };
+}
+
+function startPino(level: Severity, destination: DestinationStream): Pino {
+  const { pino }: typeof import('pino') = load('pino');
   return pino({ level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+}
+
+/** A line that needs nothing to be loaded: there may be no file descriptor left to load it with. */
+function plainLine(level: number, msg: string | undefined, facts: Readonly<Record<string, string>> = {}): string {
+  return `${JSON.stringify({ level, time: new Date().toISOString(), pid: process.pid, ...facts, msg })}\n`;
+}
+
+/** Null when it can't be opened. */
+function openLogFile(file: string): DestinationStream | null {
+  const tell = (what: string, error: unknown): DestinationStream => {
+    const stderr = stderrLines();
+    const msg = `can't ${what} the log file ${file}: ${messageOf(error)}; logging to stderr`;
+    stderr.write(plainLine(SEVERITY.warn, msg));
+    return stderr;
+  };
+  try {
+    let instead: DestinationStream | null = null;
+    return lines(openSync(file, 'a', 0o640), (error, line) => (instead ??= tell('write to', error)).write(line));
+  } catch (error) {
+    tell('open', error);
+    return null;
+  }
+}
+
+/** For people where there is a terminal, else as they are. */
+function stderrLines(): DestinationStream {
+  try {
+    if (!isTerminal()) return rawStderr();
+    const { PinoPretty }: typeof import('pino-pretty') = load('pino-pretty');
+    return PinoPretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss' });
+  } catch {
+    return rawStderr();
+  }
 }
 
 /** Looks before it asks: process.stderr takes milliseconds to set up, and get-wal is called for every segment. */
@@ -61,6 +116,10 @@ function isTerminal(): boolean {
   } catch {
     return false; // closed
   }
+}
+
+function rawStderr(): DestinationStream {
+  return lines(2, () => {});
 }
 
 /** A reader that is slow gets this many milliseconds for a line, and then misses it. */
@@ -84,9 +143,4 @@ function lines(fd: number, onFailure: (error: unknown, line: string) => void): D
       }
     },
   };
-}
-
-async function terminalLines(): Promise<DestinationStream> {
-  const { default: pretty } = await import('pino-pretty');
-  return pretty({ destination: 2, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss' });
 }

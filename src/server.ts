@@ -1,19 +1,34 @@
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Logger } from 'pino';
 import { ErrorsDirectory } from './archiver/errors-directory.ts';
 import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
 import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiver/identity.ts';
+import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
-import type { CompressionSettings, CustomFilters } from './compression/codec.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import { makeDirectory } from './durable/durable-file.ts';
 import { acquireLock, type HeldLock } from './durable/lock-file.ts';
 import { errnoOf, messageOf, WalwardenError } from './errors.ts';
-import { createWalHooks, type WalHookSettings } from './hooks/wal-hooks.ts';
+import { createWalHooks } from './hooks/wal-hooks.ts';
+import type { Logger } from './logging.ts';
+import { fetchIdentity } from './postgres/fetch-identity.ts';
+import { fetchRemoteStatus, type PostgresSettings, type RemoteStatus } from './postgres/remote-status.ts';
+import type { ReceiverSettings } from './receiver/receiver-settings.ts';
+import {
+  compressionSettings,
+  connectionsInUse,
+  customFilters,
+  hookScripts,
+  postgresSettings,
+  serverLock,
+  type LockName,
+} from './server-settings.ts';
 import { LocalWalStorageStrategy } from './storage/local-wal-storage-strategy.ts';
 import type { ReadingKeys } from './storage/stored-content.ts';
+
+/** An archive that is empty doesn't wait for a server that is away: the first segment tells as well. */
+const IDENTITY_TIMEOUT_MS = 3_000;
 
 /** One configured server, with everything that works for it. */
 export interface Server extends AsyncDisposable {
@@ -24,8 +39,14 @@ export interface Server extends AsyncDisposable {
   readonly errors: ErrorsDirectory;
   readonly identity: SystemIdentity;
   readonly archivers: readonly WalArchiver[];
+  readonly postgres: PostgresSettings;
+  /** What PostgreSQL says over the connections in use; asked for once in the life of this object, and never rejects. */
+  getRemoteStatus(): Promise<RemoteStatus>;
+  readonly receiver: ReceiverSettings;
   readonly keys: ReadingKeys;
   readonly logger: Logger;
+  /** The path of one of Barman's locks: `cron`, `archive-wal`, `receive-wal`, `xlogdb`. */
+  lockPath(what: LockName): string;
   /** Takes `.<server>-archive-wal.lock`; throws `locked` when another process has it. */
   lockArchive(): Promise<HeldLock>;
   /** Throws `storage` when the archive is not there as a whole, though it was before. */
@@ -59,14 +80,7 @@ export function openServer(
       hint: 'use a local wals_directory',
     });
   }
-  if (options.streaming_archiver) {
-    logger.warn(
-      { server: name },
-      `streaming_archiver of ${name} is on, but this version has no streaming archiver yet`,
-    );
-  }
-  const locks = config.global.options.barman_lock_directory;
-  const lockPath = (what: string): string => join(locks, `.${name}-${what}.lock`);
+  const lockPath = (what: LockName): string => serverLock(config, name, what);
 
   const custom = customFilters(server);
   const keys: ReadingKeys = {
@@ -85,7 +99,12 @@ export function openServer(
   const errors = new ErrorsDirectory(options.errors_directory, join(options.backup_directory, '.errors'));
   const identity = new SystemIdentity(
     join(options.backup_directory, 'identity.json'),
-    async () => identityIn(await newestHeader(catalogue, strategy, keys, logger)),
+    {
+      find: async () =>
+        identityIn(await newestHeader(catalogue, strategy, keys, logger)) ??
+        (await fetchIdentity(postgresSettings(server), { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill })),
+      beforeRecording: () => catalogue.create(),
+    },
     logger,
   );
   const strategy = new LocalWalStorageStrategy(
@@ -121,11 +140,29 @@ export function openServer(
         ),
     },
   );
+  const postgres = postgresSettings(server);
+  let remoteStatus: Promise<RemoteStatus> | null = null;
+  const getRemoteStatus = (): Promise<RemoteStatus> =>
+    (remoteStatus ??= fetchRemoteStatus(connectionsInUse(server), { signal: kill }));
+  const receiver: ReceiverSettings = {
+    server: name,
+    postgres,
+    createSlot: options.create_slot,
+    pathPrefix: options.path_prefix,
+    streamingDirectory: options.streaming_wals_directory,
+    lockPath: lockPath('receive-wal'),
+    reportPath: join(options.backup_directory, '.receive-wal.json'),
+    errors,
+    identity,
+    minFree: options.receive_wal_min_free,
+    logger,
+  };
   const archiverParts = {
     server: name,
     strategy,
     errors,
     logger,
+    getRemoteStatus,
     incompleteTimeoutMs: options.incomplete_wal_timeout,
     drain,
   };
@@ -136,6 +173,16 @@ export function openServer(
         incoming: options.incoming_wals_directory,
         batchSize: options.archiver_batch_size,
         customMagic: custom?.magic,
+      }),
+    );
+  }
+  if (options.streaming_archiver) {
+    archivers.push(
+      new StreamingWalArchiver(archiverParts, {
+        streaming: options.streaming_wals_directory,
+        batchSize: options.streaming_archiver_batch_size,
+        markerFile: join(options.backup_directory, '.streaming-marker.json'),
+        receiver,
       }),
     );
   }
@@ -160,8 +207,12 @@ export function openServer(
     errors,
     identity,
     archivers,
+    postgres,
+    getRemoteStatus,
+    receiver,
     keys,
     logger,
+    lockPath,
     lockArchive: () => acquireLock(lockPath('archive-wal')),
     async checkThere() {
       await strategy.checkThere();
@@ -192,22 +243,6 @@ export function openServer(
   };
 }
 
-function customFilters(server: ServerConfig): CustomFilters | undefined {
-  const { custom_compression_filter, custom_decompression_filter, custom_compression_magic } = server.options;
-  if (custom_decompression_filter === null && custom_compression_filter === null) return undefined;
-  return {
-    compress: custom_compression_filter ?? undefined,
-    decompress: custom_decompression_filter ?? undefined,
-    magic: custom_compression_magic ?? undefined,
-  };
-}
-
-function compressionSettings(server: ServerConfig, custom: CustomFilters | undefined): CompressionSettings | null {
-  const { compression, compression_level } = server.options;
-  if (compression === null) return null;
-  return { compression, level: compression_level ?? undefined, custom };
-}
-
 /**
  * Makes a directory of a server. The home itself is never made: when it is
  * missing, a file system is probably not mounted, and what was archived beneath
@@ -226,22 +261,4 @@ async function makeServerDirectory(path: string, home: string): Promise<void> {
       hint: errno === 'EEXIST' ? 'move that away' : 'mount or create it, owned by the user that walwarden runs as',
     });
   }
-}
-
-function hookScripts(server: ServerConfig): WalHookSettings['scripts'] {
-  const o = server.options;
-  return {
-    archive: {
-      pre: o.pre_archive_script ?? undefined,
-      preRetry: o.pre_archive_retry_script ?? undefined,
-      postRetry: o.post_archive_retry_script ?? undefined,
-      post: o.post_archive_script ?? undefined,
-    },
-    wal_delete: {
-      pre: o.pre_wal_delete_script ?? undefined,
-      preRetry: o.pre_wal_delete_retry_script ?? undefined,
-      postRetry: o.post_wal_delete_retry_script ?? undefined,
-      post: o.post_wal_delete_script ?? undefined,
-    },
-  };
 }

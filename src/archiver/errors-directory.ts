@@ -13,8 +13,8 @@ import {
 } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 
-/** Barman's two ways to say why a file is there. */
-export type ErrorKind = 'duplicate' | 'unknown';
+/** Why a file is there: Barman's two ways to say it, and what `receive-wal --reset` set aside. */
+export type ErrorKind = 'duplicate' | 'unknown' | 'reset';
 
 /** What is known of a file in the errors directory. */
 export interface ErrorFile {
@@ -31,7 +31,7 @@ export interface ErrorFile {
 
 /** The longest name that Linux file systems take, in bytes. */
 const MAX_NAME = 255;
-const ENTRY = /^(.+)\.(\d{8}T\d{6}Z)\.(duplicate|unknown|error)$/s;
+const ENTRY = /^(.+)\.(\d{8}T\d{6}Z)\.(duplicate|unknown|reset|error)$/s;
 
 /**
  * Where files go that can't be archived: `<name>.<UTC stamp>.<kind>`, as Barman
@@ -57,7 +57,7 @@ export class ErrorsDirectory {
   }
 
   /** Puts a durable copy of a file there, leaving the original; for a writer that will come again. */
-  async takeCopy(source: string, name: string, kind: ErrorKind, reason: string): Promise<string> {
+  async takeCopy(source: string | Buffer, name: string, kind: ErrorKind, reason: string): Promise<string> {
     return this.#place(name, kind, reason, (target) => copyNoReplace(source, target));
   }
 
@@ -123,7 +123,7 @@ export class ErrorsDirectory {
       entry: textOf(raw),
       raw,
       name: reason?.name ?? textOf(stampedName ?? raw),
-      kind: kind === 'duplicate' || kind === 'unknown' || kind === 'error' ? kind : null,
+      kind: kind === 'duplicate' || kind === 'unknown' || kind === 'reset' || kind === 'error' ? kind : null,
       reason: reason?.reason ?? null,
     };
   }
@@ -238,6 +238,14 @@ async function copyNoReplace(source: string | Buffer, target: Buffer): Promise<b
   return true;
 }
 
+/** What Barman calls the kinds of files, in its summary; the last is ours. */
+const COUNTED: readonly (readonly [suffix: string, label: string])[] = [
+  ['.error', 'not relevant'],
+  ['.duplicate', 'duplicates'],
+  ['.unknown', 'unknown'],
+  ['.reset', 'reset'],
+];
+
 /**
  * Sums up names of the errors directory as Barman does: `duplicates: 2,
  * unknown: 1`. `.error` counts as not relevant, any other as unknown failure.
@@ -247,13 +255,7 @@ export function summariseErrorFiles(names: readonly string[]): string | null {
   if (names.length === 0) return null;
   const counters = new Map<string, number>();
   for (const name of names) {
-    const kind = name.endsWith('.error')
-      ? 'not relevant'
-      : name.endsWith('.duplicate')
-        ? 'duplicates'
-        : name.endsWith('.unknown')
-          ? 'unknown'
-          : 'unknown failure';
+    const kind = COUNTED.find(([suffix]) => name.endsWith(suffix))?.[1] ?? 'unknown failure';
     counters.set(kind, (counters.get(kind) ?? 0) + 1);
   }
   return [...counters].map(([kind, count]) => `${kind}: ${count}`).join(', ');

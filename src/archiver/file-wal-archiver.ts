@@ -1,9 +1,14 @@
-import { join } from 'node:path';
-import { claimPath } from '../storage/claim.ts';
-import type { WalName } from '../wal/wal-name.ts';
+import type { CheckStrategy } from '../health/check-strategy.ts';
+import type { StatusReport } from '../health/status-report.ts';
+import {
+  checkFileArchival,
+  fileArchivalStatus,
+  reportFileArchival,
+  type FileArchivalStatus,
+} from './file-archival-health.ts';
 import { WalArchiver, type WalArchiverParts } from './wal-archiver.ts';
 import { WalArchiverQueue } from './wal-archiver-queue.ts';
-import { inspectWaiting, listWaiting, removeOldTemporaries, type Inspection } from './waiting-directory.ts';
+import { inspectClaimFirst, inspectWaiting, listWaiting, removeOldTemporaries } from './waiting-directory.ts';
 
 export interface FileWalArchiverSettings {
   readonly incoming: string;
@@ -29,24 +34,26 @@ export class FileWalArchiver extends WalArchiver {
   override async getNextBatch(): Promise<WalArchiverQueue> {
     const { names, claims, unknown, ignored } = await listWaiting(this.directory);
     await removeOldTemporaries(this.directory, ignored);
+    const options = { customMagic: this.#customMagic, signal: this.parts.drain };
     return new WalArchiverQueue({
       names,
-      inspect: (name) => this.#inspect(name, claims.has(name)),
+      inspect: (name) => (claims.has(name) ? inspectClaimFirst : inspectWaiting)(this.directory, name, options),
       unknown,
       skip: ignored,
       batchSize: this.#batchSize,
     });
   }
 
-  async #inspect(name: WalName, hasClaim: boolean): Promise<Inspection> {
-    const options = { customMagic: this.#customMagic, signal: this.parts.drain };
-    if (!hasClaim) return inspectWaiting(this.directory, name, options);
-    // What an interrupted pass claimed is finished first; a new arrival of its name waits for the next pass, unless
-    // power loss took the bytes of the claim: then the arrival is the file that PostgreSQL sent again.
-    const claim = await inspectWaiting(this.directory, name, { ...options, claimed: true });
-    if (claim.state === 'ready') return claim;
-    const arrival = await inspectWaiting(this.directory, name, options);
-    if (arrival.state === 'ready' || claim.state === 'gone') return arrival;
-    return { ...claim, path: claimPath(join(this.directory, name), name) };
+  /** What PostgreSQL says of archive_command; never rejects. */
+  async fetchRemoteStatus(): Promise<FileArchivalStatus> {
+    return fileArchivalStatus(await this.parts.getRemoteStatus());
+  }
+
+  override async check(strategy: CheckStrategy): Promise<void> {
+    checkFileArchival(strategy, await this.fetchRemoteStatus());
+  }
+
+  override async status(report: StatusReport): Promise<void> {
+    reportFileArchival(report, await this.fetchRemoteStatus());
   }
 }

@@ -1,8 +1,8 @@
 import { readdir, readFile, rename } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { Logger } from 'pino';
 import { fsyncDirectory, moveUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import type { Logger } from '../logging.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { decodeLongPageHeader, type LongPageHeader } from '../wal/page-header.ts';
@@ -89,34 +89,39 @@ export function identityIn(header: LongPageHeader | null): Identity | null {
   return header === null ? null : { systemid: String(header.systemIdentifier), version: String(header.majorVersion) };
 }
 
-/** What the archive itself, or the first arrival, says of the cluster. */
-export type FindIdentity = () => Promise<Identity | null>;
+export interface IdentitySources {
+  /** What the archive itself says of the cluster, or else the server that it is connected to. */
+  readonly find: () => Promise<Identity | null>;
+  /** Runs before an identity is recorded, which says from then on that there is an archive. */
+  readonly beforeRecording: () => Promise<void>;
+}
 
 /**
  * Keeps foreign segments out of an archive. Who belongs here is told by
- * identity.json; while there is none, by the newest archived segment, and in an
- * empty archive by the first segment that arrives.
+ * identity.json; while there is none, by the newest archived segment, in an empty
+ * archive by the connected server, and without one by the first segment that arrives.
  */
 export class SystemIdentity {
   readonly path: string;
-  readonly #findIdentity: FindIdentity;
+  readonly #sources: IdentitySources;
   readonly #logger: Logger;
   #known: Identity | null = null;
 
-  constructor(path: string, findIdentity: FindIdentity, logger: Logger) {
+  constructor(path: string, sources: IdentitySources, logger: Logger) {
     this.path = path;
-    this.#findIdentity = findIdentity;
+    this.#sources = sources;
     this.#logger = logger;
   }
 
   /** The identity as far as it is known; null for an archive that never saw a segment. */
   async current(): Promise<Identity | null> {
-    this.#known ??= (await readIdentity(this.path)) ?? (await this.#adopt(await this.#findIdentity()));
+    this.#known ??= (await readIdentity(this.path)) ?? (await this.#adopt(await this.#sources.find()));
     return this.#known;
   }
 
   async #adopt(found: Identity | null): Promise<Identity | null> {
     if (found === null) return null;
+    await this.#sources.beforeRecording();
     const recorded = await recordIdentity(this.path, found);
     this.#logger.info(
       { systemid: recorded.systemid },

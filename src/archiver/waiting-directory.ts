@@ -125,6 +125,33 @@ export async function inspectWaiting(
   }
 }
 
+/** {@link inspectWaiting} of the claim of that name. */
+export async function inspectClaim(
+  directory: string,
+  name: WalName,
+  options: Omit<InspectOptions, 'claimed'>,
+): Promise<Inspection> {
+  const found = await inspectWaiting(directory, name, { ...options, claimed: true });
+  if (found.state === 'ready' || found.state === 'gone') return found;
+  return { ...found, path: claimPath(join(directory, name), name) };
+}
+
+/**
+ * What an interrupted pass claimed is finished first; a new arrival of its name
+ * waits for the next pass, unless power loss took the bytes of the claim: then
+ * the arrival is the file that PostgreSQL sent again.
+ */
+export async function inspectClaimFirst(
+  directory: string,
+  name: WalName,
+  options: Omit<InspectOptions, 'claimed'>,
+): Promise<Inspection> {
+  const claim = await inspectClaim(directory, name, options);
+  if (claim.state === 'ready') return claim;
+  const arrival = await inspectWaiting(directory, name, options);
+  return arrival.state === 'ready' || claim.state === 'gone' ? arrival : claim;
+}
+
 async function look(
   wal: Omit<WaitingWal, 'plain'>,
   handle: FileHandle,

@@ -19,6 +19,8 @@ export interface QueueParts {
   readonly inspect: (name: WalName) => Promise<Inspection>;
   /** Entries that can't be WAL files by their names. */
   readonly unknown?: readonly string[];
+  /** Entries that can't be archived, and that nobody may move away. */
+  readonly failed?: readonly PassedOver[];
   /** Entries that were ignored. */
   readonly skip?: readonly string[];
   /** Files to be archived in this pass at most; 0 means all. */
@@ -36,7 +38,7 @@ export class WalArchiverQueue implements AsyncIterable<WaitingWal> {
   /** Files that are still being written, as far as we can tell. */
   readonly incomplete: PassedOver[] = [];
   /** Files that can't be read. */
-  readonly failed: PassedOver[] = [];
+  readonly failed: PassedOver[];
   readonly skip: readonly string[];
   readonly batchSize: number;
   /** WAL files waiting, whether they fit in the batch or not. */
@@ -50,6 +52,7 @@ export class WalArchiverQueue implements AsyncIterable<WaitingWal> {
       reason: 'it has not the name of a WAL file',
       changedMs: 0,
     }));
+    this.failed = [...(parts.failed ?? [])];
     this.skip = parts.skip ?? [];
     this.batchSize = parts.batchSize ?? 0;
     this.totalSize = parts.names.length;

@@ -1,7 +1,10 @@
 import { join } from 'node:path';
-import type { Logger } from 'pino';
 import { messageOf } from '../errors.ts';
-import type { SaveResult, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import type { CheckStrategy } from '../health/check-strategy.ts';
+import type { StatusReport } from '../health/status-report.ts';
+import type { Logger } from '../logging.ts';
+import type { RemoteStatus } from '../postgres/remote-status.ts';
+import type { SaveResult, WaitingWal, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName } from '../wal/wal-name.ts';
 import type { ErrorKind, ErrorsDirectory } from './errors-directory.ts';
@@ -12,6 +15,8 @@ export interface WalArchiverParts {
   readonly strategy: WalStorageStrategy;
   readonly errors: ErrorsDirectory;
   readonly logger: Logger;
+  /** What PostgreSQL says; asked for once, and never rejects. */
+  readonly getRemoteStatus: () => Promise<RemoteStatus>;
   /** After so many milliseconds without a change, an incomplete file is told. */
   readonly incompleteTimeoutMs: number;
   /** Take no more files; finish those in hand. */
@@ -60,6 +65,18 @@ export abstract class WalArchiver {
   /** The directory that they are delivered to. */
   abstract readonly directory: string;
 
+  /** What to look at when a file there stays incomplete. */
+  protected readonly incompleteAdvice: string = 'see whether its archive_command was interrupted';
+
+  /** Called for a file that stays where it is (`handling = keep`), once nothing more is to be done with it. */
+  protected async remember(_wal: WaitingWal): Promise<void> {}
+
+  /** What this archiver adds to `check`. */
+  abstract check(strategy: CheckStrategy): Promise<void>;
+
+  /** What this archiver adds to `status`. */
+  abstract status(report: StatusReport): Promise<void>;
+
   /**
    * One pass: archives what waits, in WAL order; what is no WAL, or another
    * content under an archived name, goes to the errors directory. Throws when
@@ -98,7 +115,8 @@ export abstract class WalArchiver {
 
   async #conclude(result: SaveResult, summary: ArchiveSummary): Promise<void> {
     const { server, logger } = this.parts;
-    const { name } = result.wal;
+    const { wal } = result;
+    const { name } = wal;
     switch (result.outcome) {
       case 'stored': {
         const { size, compression, encryption } = result.info;
@@ -111,21 +129,13 @@ export abstract class WalArchiver {
         summary.duplicates.push(result.info);
         break;
       case 'conflict':
-        await this.#moveToErrors(
-          'duplicate',
-          { entry: name, reason: result.reason, changedMs: 0, path: result.wal.path },
-          summary,
-        );
+        await this.#refuse('duplicate', wal, result.reason, summary);
         break;
       case 'invalid':
-        await this.#moveToErrors(
-          'unknown',
-          { entry: name, reason: result.reason, changedMs: 0, path: result.wal.path },
-          summary,
-        );
+        await this.#refuse('unknown', wal, result.reason, summary);
         break;
       case 'incomplete':
-        this.#leaveIncomplete({ entry: name, reason: result.reason, changedMs: result.wal.changedMs }, summary);
+        this.#leaveIncomplete({ entry: name, reason: result.reason, changedMs: wal.changedMs }, summary);
         break;
       case 'changed':
         logger.debug({ server, wal: name }, `${name} waits for the next pass: ${result.reason}`);
@@ -134,6 +144,14 @@ export abstract class WalArchiver {
         this.#fail(name, result.reason, summary);
         break;
     }
+    const archived = 'info' in result && result.hooksDue !== true;
+    if (archived && wal.handling === 'keep') await this.remember(wal);
+  }
+
+  async #refuse(kind: ErrorKind, wal: WaitingWal, reason: string, summary: ArchiveSummary): Promise<void> {
+    const found = { entry: wal.name, reason, changedMs: wal.changedMs, path: wal.path };
+    const stays = wal.handling === 'keep';
+    if ((await this.#moveToErrors(kind, found, summary, stays)) && stays) await this.remember(wal);
   }
 
   #leaveIncomplete(found: PassedOver, summary: ArchiveSummary): void {
@@ -147,7 +165,7 @@ export abstract class WalArchiver {
     const reason = `incomplete, and unchanged for ${Math.round(ageMs / 1000)} s: ${found.reason}`;
     logger.warn(
       { server, wal: found.entry },
-      `${join(this.directory, found.entry)} is ${reason}; it is left alone, see whether its archive_command was interrupted`,
+      `${join(this.directory, found.entry)} is ${reason}; it is left alone, ${this.incompleteAdvice}`,
     );
     summary.overdue.push({ name: found.entry, reason, movedTo: null });
   }
@@ -158,22 +176,28 @@ export abstract class WalArchiver {
     summary.failed.push({ name: entry, reason, movedTo: null });
   }
 
-  async #moveToErrors(kind: ErrorKind, found: PassedOver, summary: ArchiveSummary): Promise<void> {
+  /** `stays`: only a copy of it goes there. False when it could not be moved. */
+  async #moveToErrors(kind: ErrorKind, found: PassedOver, summary: ArchiveSummary, stays = false): Promise<boolean> {
     const { server, logger, errors } = this.parts;
     const shown = Buffer.from(found.entry, 'latin1').toString('utf8');
     const source = found.path ?? Buffer.concat([Buffer.from(`${this.directory}/`), Buffer.from(found.entry, 'latin1')]);
     try {
-      const movedTo = await errors.take(source, found.entry, kind, found.reason);
+      const take = stays
+        ? errors.takeCopy(source, found.entry, kind, found.reason)
+        : errors.take(source, found.entry, kind, found.reason);
+      const movedTo = await take;
       const what = kind === 'duplicate' ? 'is archived already, and was not replaced' : "can't be archived";
       logger.warn(
         { server, wal: shown, movedTo },
-        `${JSON.stringify(shown)} ${what}: ${found.reason}; moved to errors as ${JSON.stringify(movedTo)}`,
+        `${JSON.stringify(shown)} ${what}: ${found.reason}; ${stays ? 'it stays where it is, and a copy is in' : 'moved to'} errors as ${JSON.stringify(movedTo)}`,
       );
       const list = kind === 'duplicate' ? summary.conflicts : summary.unknown;
       list.push({ name: shown, reason: found.reason, movedTo });
+      return true;
     } catch (error) {
       // It stays where it is, and must not keep the others waiting.
       this.#fail(shown, `${found.reason}, and it can't be moved to errors: ${messageOf(error)}`, summary);
+      return false;
     }
   }
 }

@@ -39,15 +39,20 @@ type Look = { readonly bytes: Buffer; readonly path: string } | null;
 export async function findWal(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
   const { strategy, streaming, keys } = parts;
   const archived = (wanted: WalName) => (): Promise<Look> => strategy.read(wanted);
-  const looks = [archived(name), ...waitingPlaces(parts, name).map((path) => () => readWaiting(path)), archived(name)];
+  const waiting = (wanted: WalName): (() => Promise<Look>)[] => {
+    const read = walKind(wanted) === 'partial' ? readGrowing : readWaiting;
+    return waitingPlaces(parts, wanted).map((path) => () => read(path));
+  };
+  const looks = [archived(name), ...waiting(name), archived(name)];
   if (partial && walKind(name) === 'segment') {
     const partialName = walName(`${name}.partial`);
     looks.push(
-      () => readWaiting(join(streaming, partialName)),
+      () => readGrowing(join(streaming, partialName)),
       archived(partialName),
-      ...waitingPlaces(parts, partialName).map((path) => () => readWaiting(path)),
+      ...waiting(partialName),
       archived(partialName),
       // It may have become whole, and moved, while we looked for the partial one.
+      ...waiting(name),
       archived(name),
     );
   }
@@ -67,10 +72,12 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   return null;
 }
 
-/** Where a file may wait, in the order in which it can move: a claim is made from incoming, and may be given back to it. */
+/** Where a file may wait, in the order in which it can move: a claim is made in its directory, and may be given back. */
 function waitingPlaces({ incoming, streaming }: WalFinderParts, name: WalName): readonly string[] {
-  const delivered = join(incoming, name);
-  return [delivered, claimPath(delivered, name), delivered, join(streaming, name)];
+  return [incoming, streaming].flatMap((directory) => {
+    const delivered = join(directory, name);
+    return [delivered, claimPath(delivered, name), delivered];
+  });
 }
 
 async function readWaiting(path: string): Promise<Look> {
@@ -80,6 +87,45 @@ async function readWaiting(path: string): Promise<Look> {
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+/**
+ * A partial file that pg_receivewal may be writing, from the front of a file
+ * full of zeros. What we read is what it held at one moment: all that lies
+ * before the last byte that is no zero was written before the first reading
+ * ended, so the second one finds it complete. Null while there is no WAL in it.
+ */
+async function readGrowing(path: string): Promise<Look> {
+  try {
+    await using handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const bytes = await handle.readFile();
+    const end = endOfContent(bytes);
+    if (end === 0) return null;
+    for (let at = 0; at < end;) {
+      const { bytesRead } = await handle.read(bytes, at, end - at, at);
+      if (bytesRead === 0) throw new WalwardenError('storage', `${path} became shorter while it was read`);
+      at += bytesRead;
+    }
+    return { path, bytes };
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return null;
+    throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+const ZEROS = Buffer.alloc(65_536);
+
+/** Where the zeros begin that fill the rest. */
+function endOfContent(bytes: Buffer): number {
+  let end = bytes.length;
+  for (;;) {
+    const start = Math.max(0, end - ZEROS.length);
+    const last = bytes.subarray(start, end);
+    if (end === 0 || !last.equals(ZEROS.subarray(0, last.length))) {
+      return start + last.findLastIndex((byte) => byte !== 0) + 1;
+    }
+    end = start;
   }
 }
 

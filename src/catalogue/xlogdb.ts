@@ -4,6 +4,7 @@ import { acquireLock } from '../durable/lock-file.ts';
 import { fsyncDirectory, isThere } from '../durable/durable-file.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
+import { readExtent, type XlogdbExtent } from './xlogdb-extent.ts';
 import { catalogueError, openCatalogue } from './xlogdb-file.ts';
 import { readLines, readTail, type XlogdbLine } from './xlogdb-lines.ts';
 import { LockedXlogdb, type XlogdbLogger, type XlogdbMemory, type XlogdbSession } from './xlogdb-session.ts';
@@ -61,6 +62,14 @@ export class Xlogdb {
     return await work(session);
   }
 
+  /** Makes an empty one, unless there is one, new or legacy: an archive whose catalogue is missing is not mounted. */
+  async create(): Promise<void> {
+    if (await this.exists()) return;
+    await this.withLock(async (session) => {
+      if (!(await this.exists())) await session.replaceAll([]);
+    });
+  }
+
   /** Is there a catalogue, new or legacy? */
   async exists(): Promise<boolean> {
     return (await isThere(this.#options.path)) || (await isThere(this.#options.legacyPath));
@@ -103,6 +112,16 @@ export class Xlogdb {
       if (handle !== undefined) return (await readTail(handle, (await handle.stat()).size)).lines;
     }
     return [];
+  }
+
+  /** How many files it has, and which stand at its ends. */
+  async extent(): Promise<XlogdbExtent> {
+    const { path, legacyPath } = this.#options;
+    for (const candidate of [path, legacyPath]) {
+      await using handle = await openCatalogue(candidate, 'read');
+      if (handle !== undefined) return await readExtent(handle, (await handle.stat()).size);
+    }
+    return { files: 0, first: null, last: null, newest: null };
   }
 
   /** What the catalogue says of one file; the last line counts, should there be several. */

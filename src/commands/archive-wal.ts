@@ -23,7 +23,13 @@ export async function archiveWal(context: CommandContext, names: readonly string
   const reports: ServerReport[] = [];
   for (const server of servers) {
     if (context.drain.aborted) break;
-    reports.push(await archiveServer(context, server));
+    const report = await archiveServer(context, server);
+    reports.push(report);
+    // The error of a single server is thrown, and logged once.
+    if (report.error !== null && servers.length > 1) {
+      const { code, message } = report.error;
+      context.logger.error({ server: server.name, code }, `archive-wal of ${server.name} ended early: ${message}`);
+    }
   }
   const [only] = reports;
   if (servers.length === 1 && only !== undefined && only.error !== null) throw only.error;
@@ -54,7 +60,6 @@ async function archiveServer(context: CommandContext, server: ServerConfig): Pro
     }
     const known =
       error instanceof WalwardenError ? error : new WalwardenError('internal', messageOf(error), { cause: error });
-    context.logger.error({ server: name, code: known.code }, `archive-wal of ${name} ended early: ${known.message}`);
     return { ...report, error: known };
   }
 }

@@ -1,10 +1,15 @@
-import type { Logger } from 'pino';
 import type { WalwardenConfig } from '../config/config.ts';
+import type { WalwardenError } from '../errors.ts';
+import type { Logger } from '../logging.ts';
+
+export { count, formatBytes } from '../words.ts';
 
 /** What a command is given beside its own arguments. */
 export interface CommandContext {
   readonly config: WalwardenConfig;
   readonly logger: Logger;
+  /** Prints text at once, for who waits at a terminal; nothing where JSON or quiet is wanted. */
+  readonly say: (text: string) => void;
   /** Aborted by the first SIGTERM or SIGINT: finish what is in hand. */
   readonly drain: AbortSignal;
   /** Aborted by the second: stop now, and leave no hook script behind. */
@@ -15,23 +20,10 @@ export interface CommandContext {
 export interface Report {
   readonly text: string;
   readonly json: unknown;
+  /** What went wrong with some servers while others went well: for stderr, as an error that is thrown. JSON has it in itself. */
+  readonly errors?: readonly WalwardenError[];
   /** 0 when absent. */
   readonly exitCode?: number;
-}
-
-/** Bytes for people: 3 significant digits, powers of 1024. */
-export function formatBytes(bytes: number): string {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
-  let value = bytes;
-  let unit = 0;
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${units[unit] ?? ''}`;
-}
-
-/** `1 file`, `2 files`. */
-export function count(number: number, noun: string): string {
-  return `${number} ${noun}${number === 1 ? '' : 's'}`;
+  /** Something still runs that nobody waits for: it must not keep the process. */
+  readonly abandons?: boolean;
 }

@@ -1,20 +1,25 @@
 import { lstat, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { findCovering, withoutPadding } from '../archiver/covering-wal.ts';
 import { summariseErrorFiles, type ErrorFile } from '../archiver/errors-directory.ts';
 import { identityIn } from '../archiver/identity.ts';
 import { findServer } from '../config/config.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { openServer, type Server } from '../server.ts';
+import { claimPath } from '../storage/claim.ts';
 import { plainBytes } from '../storage/stored-content.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import { judgeContent } from '../wal/verify.ts';
-import { isWalName, parseWalName, type WalName } from '../wal/wal-name.ts';
+import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
+import { acceptConnectedIdentity } from './accept-identity.ts';
 import { count, type CommandContext, type Report } from './command.ts';
 
 /** What a file in errors turns out to be, compared with the archive. */
 type Finding =
   | { readonly state: 'identical'; readonly wal: WalName; readonly text: string }
   | { readonly state: 'archivable'; readonly wal: WalName; readonly text: string }
+  /** A partial file of which the archive (`wal`) has every byte; null: it has none. */
+  | { readonly state: 'superfluous'; readonly wal: WalName | null; readonly text: string }
   | { readonly state: 'foreign'; readonly wal: WalName; readonly header: LongPageHeader; readonly text: string }
   | { readonly state: 'different' | 'unusable'; readonly text: string };
 
@@ -22,6 +27,7 @@ type State = Finding['state'];
 
 const ADVICE: Record<State, string> = {
   identical: 'the archive has the same content: resolve drops this copy',
+  superfluous: 'the archive has all that it holds: resolve drops it',
   archivable: 'it is valid and not archived: resolve archives it again',
   foreign:
     'if that is our own cluster after pg_upgrade: resolve --accept-identity, with its name; else find out who delivers here',
@@ -70,30 +76,37 @@ export async function explainErrors(context: CommandContext, name: string, file:
   };
 }
 
-/** `errors resolve SERVER [FILE]`: what is safe; the exit status is 1 when something is left that a person must decide. */
+/**
+ * `errors resolve SERVER [FILE]`: what is safe; the exit status is 1 when something is left that a person must decide.
+ * `acceptIdentity`: the system identifier in that file, or that of the connected server, is ours from now on.
+ */
 export async function resolveErrors(
   context: CommandContext,
   name: string,
   file: string | undefined,
   options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean },
 ): Promise<Report> {
-  if ((options.keepAside === true || options.acceptIdentity === true) && file === undefined) {
-    throw new WalwardenError('usage', '--keep-aside and --accept-identity need the name of one file');
+  if (options.keepAside === true && file === undefined) {
+    throw new WalwardenError('usage', '--keep-aside needs the name of one file');
   }
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
   await using _lock = await server.lockArchive();
+  // With a file, its header tells the new identifier; without one, the connected server.
+  const accepted = options.acceptIdentity === true && file === undefined ? await acceptConnectedIdentity(server) : null;
+  if (accepted !== null) context.logger.warn({ server: name }, accepted);
   const done: { entry: string; action: string; resolved: boolean }[] = [];
   for (const chosen of await choose(server, file)) {
     const finding = await examine(server, chosen);
-    const { resolved, action } = await resolve(server, chosen, finding, options);
+    const { resolved, action } = await resolve(server, chosen, finding, file === undefined ? {} : options);
     context.logger.info({ server: name, file: chosen.entry, resolved }, `${chosen.entry}: ${action}`);
     done.push({ entry: chosen.entry, action, resolved });
   }
   const open = done.filter(({ resolved }) => !resolved).length;
   const text =
+    (accepted === null ? '' : `Server ${name}: ${accepted}\n`) +
     done.map(({ entry, action }) => `\t${JSON.stringify(entry)}: ${action}\n`).join('') +
     `Server ${name}: ${count(done.length - open, 'file')} resolved, ${open} left\n`;
-  return { text, json: { server: name, files: done }, exitCode: open === 0 ? 0 : 1 };
+  return { text, json: { server: name, accepted, files: done }, exitCode: open === 0 ? 0 : 1 };
 }
 
 async function choose(server: Server, file: string | undefined): Promise<ErrorFile[]> {
@@ -124,14 +137,20 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
   if (comparison.result === 'same') {
     return { state: 'identical', wal: parsed.name, text: `${parsed.name} is archived with the same content` };
   }
-  if (comparison.result === 'different')
-    return { state: 'different', text: await difference(server, parsed.name, bytes, comparison.reason) };
   let plain: Buffer;
   try {
     plain = await plainBytes(bytes, server.keys);
   } catch (error) {
-    return { state: 'unusable', text: `it does not read back: ${messageOf(error)}` };
+    if (comparison.result !== 'different')
+      return { state: 'unusable', text: `it does not read back: ${messageOf(error)}` };
+    plain = bytes;
   }
+  if (parsed.kind === 'partial') {
+    const superfluous = await examinePartial(server, parsed, plain);
+    if (superfluous !== null) return superfluous;
+  }
+  if (comparison.result === 'different')
+    return { state: 'different', text: await difference(server, parsed.name, bytes, comparison.reason) };
   const verdict = judgeContent(parsed, plain);
   if (verdict.verdict !== 'valid') return { state: 'unusable', text: `it is not valid: ${verdict.reason}` };
   const identity = await server.identity.current();
@@ -141,6 +160,15 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
     return { state: 'foreign', wal: parsed.name, header: verdict.header, text };
   }
   return { state: 'archivable', wal: parsed.name, text: `it is valid, and ${parsed.name} is not archived` };
+}
+
+/** Whether a partial segment, padded with zeros, holds anything that the archive has not. */
+async function examinePartial(server: Server, parsed: ParsedWalName, plain: Buffer): Promise<Finding | null> {
+  const content = withoutPadding(plain);
+  if (content.length === 0) return { state: 'superfluous', wal: null, text: 'it holds no WAL, only zeros or nothing' };
+  const covering = await findCovering(server, parsed, content);
+  if (covering === null) return null;
+  return { state: 'superfluous', wal: covering, text: `${covering} is archived, and has every byte of it` };
 }
 
 /** Where the first byte differs tells a person much: at once, or where a timeline left another. */
@@ -169,14 +197,12 @@ async function resolve(
     return { resolved: true, action: `kept aside as ${kept}` };
   }
   switch (finding.state) {
-    case 'identical': {
+    case 'identical':
+    case 'superfluous': {
+      const { wal } = finding;
       // Durable, and with its line, before the last other copy goes.
-      const safe = await server.catalogue.withLock(async (session) => {
-        const info = await server.strategy.makeDurable(finding.wal);
-        if (info !== null) await session.ensure([info], { thorough: true });
-        return info !== null;
-      });
-      if (!safe) return { resolved: false, action: `left: ${finding.wal} has left the archive meanwhile` };
+      if (wal !== null && !(await makeSure(server, wal)))
+        return { resolved: false, action: `left: ${wal} has left the archive meanwhile` };
       await server.errors.drop(file);
       return { resolved: true, action: `dropped: ${finding.text}` };
     }
@@ -195,20 +221,33 @@ async function resolve(
   return { resolved: false, action: `left: ${finding.text}; ${ADVICE[finding.state]}` };
 }
 
+/** False when it is not in the archive any more. */
+function makeSure(server: Server, wal: WalName): Promise<boolean> {
+  return server.catalogue.withLock(async (session) => {
+    const info = await server.strategy.makeDurable(wal);
+    if (info !== null) await session.ensure([info], { thorough: true });
+    return info !== null;
+  });
+}
+
 async function archiveAgain(
   server: Server,
   file: ErrorFile,
   wal: WalName,
 ): Promise<{ resolved: boolean; action: string }> {
-  if (!isWalName(wal)) return { resolved: false, action: 'left: no WAL name' };
-  const incoming = server.config.options.incoming_wals_directory;
+  const { archiver, streaming_archiver, incoming_wals_directory, streaming_wals_directory } = server.config.options;
+  const inStreaming = !archiver && streaming_archiver;
+  const directory = inStreaming ? streaming_wals_directory : incoming_wals_directory;
+  const path = join(directory, wal);
+  // Under its own name, pg_receivewal might take it for the place to go on from.
+  const target = inStreaming ? claimPath(path, wal) : path;
   try {
-    if (await server.errors.moveBack(file, join(incoming, wal))) {
-      return { resolved: true, action: `moved back to ${incoming}, to be archived by the next pass` };
+    if (await server.errors.moveBack(file, target)) {
+      return { resolved: true, action: `moved back to ${directory}, to be archived by the next pass` };
     }
   } catch (error) {
     if (errnoOf(error) === undefined) throw error;
-    return { resolved: false, action: `left: it can not be moved to ${incoming}: ${messageOf(error)}` };
+    return { resolved: false, action: `left: it can not be moved to ${directory}: ${messageOf(error)}` };
   }
-  return { resolved: false, action: `left: there is a ${wal} in ${incoming} already; archive that first` };
+  return { resolved: false, action: `left: there is a ${wal} in ${directory} already; archive that first` };
 }

@@ -1,3 +1,4 @@
+import { maskConninfo } from '../postgres/mask-conninfo.ts';
 import { findServer, formatPlace, type Setting, type ValueSource, type WalwardenConfig } from './config.ts';
 import { findOption } from './options.ts';
 import { conninfo } from './values.ts';
@@ -23,13 +24,6 @@ export function showServer(config: WalwardenConfig, name: string): readonly Show
       .map(([option, { text, source }]) => ({ option, value: shown(option, text), source: sourceText(source) }))
       .sort((a, b) => (a.option < b.option ? -1 : 1));
   return [...rows(Object.entries(server.settings)), ...rows(server.ignored)];
-}
-
-/** Hides the passwords of a conninfo, in keyword form or as a URI. */
-export function maskConninfo(text: string): string {
-  return text
-    .replace(/(password\s*=\s*)(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|[^\s\\&])+)/gis, '$1********')
-    .replace(/^(\w+:\/\/[^:/@?#\s]*:)[^\s]*(@)/s, '$1********$2');
 }
 
 function shown(option: string, text: string | null): string | null {

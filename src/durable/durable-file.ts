@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { link, lstat, mkdir, open, rename, unlink, type FileHandle } from 'node:fs/promises';
+import { link, lstat, mkdir, open, rename, stat, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf } from '../errors.ts';
 
@@ -19,13 +19,40 @@ async function syncNamed(handle: FileHandle, path: string): Promise<void> {
   }
 }
 
-/** Creates a directory with those above it where they are missing, private to us, their names durable. */
+/**
+ * Creates a directory with those above it where they are missing, private to
+ * us, their names durable. One by one: Node's recursive mkdir says ENOENT when
+ * the disk is full or read-only.
+ */
 export async function makeDirectory(path: string): Promise<void> {
-  const first = await mkdir(path, { recursive: true, mode: 0o700 });
-  if (first === undefined) return;
-  for (let made = path; ; made = dirname(made)) {
-    await fsyncDirectory(dirname(made));
-    if (made === first) return;
+  try {
+    if (!(await makeOneDirectory(path))) return;
+  } catch (error) {
+    const above = dirname(path);
+    if (errnoOf(error) !== 'ENOENT' || above === path) throw error;
+    await makeDirectory(above);
+    if (!(await makeOneDirectory(path))) return;
+  }
+  await fsyncDirectory(dirname(path));
+}
+
+/** False when it was there. */
+async function makeOneDirectory(path: string): Promise<boolean> {
+  try {
+    await mkdir(path, 0o700);
+    return true;
+  } catch (error) {
+    // There may be one whatever is said: some file systems look at their own state first.
+    if (await isDirectory(path)) return false;
+    throw error;
+  }
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch {
+    return false; // whoever asks has a better error
   }
 }
 

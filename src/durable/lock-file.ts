@@ -1,8 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { constants } from 'node:fs';
-import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf, WalwardenError } from '../errors.ts';
+import { makeDirectory } from './durable-file.ts';
 
 /** A lock that is held; disposing it lets go. The file stays, as Barman's does. */
 export interface HeldLock extends AsyncDisposable {
@@ -12,6 +13,8 @@ export interface HeldLock extends AsyncDisposable {
 export interface LockOptions {
   /** Wait until the lock is free; otherwise `locked` is thrown at once. */
   readonly wait?: boolean;
+  /** Wait so many milliseconds at most: whoever asks {@link lockOwner} holds a lock for a moment. */
+  readonly waitMs?: number;
 }
 
 /**
@@ -27,7 +30,7 @@ export interface LockOptions {
 export async function acquireLock(path: string, options: LockOptions = {}): Promise<HeldLock> {
   const handle = await openLockFile(path);
   try {
-    if (!(await flock(handle, path, options.wait ?? false))) {
+    if (!(await flock(handle, path, options))) {
       const owner = await readOwner(handle);
       throw new WalwardenError('locked', `${path} is locked${owner === undefined ? '' : ` by process ${owner}`}`);
     }
@@ -40,6 +43,26 @@ export async function acquireLock(path: string, options: LockOptions = {}): Prom
   return { path, [Symbol.asyncDispose]: () => handle.close() };
 }
 
+/**
+ * The pid in a lock file that somebody holds (0 when it holds no pid); null
+ * when nobody does, or there is no such file. Takes the lock for a moment.
+ */
+export async function lockOwner(path: string): Promise<number | null> {
+  let handle: FileHandle;
+  try {
+    handle = await open(path, constants.O_RDWR);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return null;
+    throw lockError(path, error);
+  }
+  try {
+    if (await flock(handle, path, {})) return null;
+    return (await readOwner(handle)) ?? 0;
+  } finally {
+    await handle.close();
+  }
+}
+
 async function openLockFile(path: string): Promise<FileHandle> {
   const flags = constants.O_RDWR | constants.O_CREAT;
   try {
@@ -48,7 +71,7 @@ async function openLockFile(path: string): Promise<FileHandle> {
     if (errnoOf(error) !== 'ENOENT') throw lockError(path, error);
   }
   try {
-    await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+    await makeDirectory(dirname(path));
     return await open(path, flags, 0o600);
   } catch (error) {
     throw lockError(path, error);
@@ -73,9 +96,10 @@ const running = new Set<ChildProcess>();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
 /** True when the lock was got; flock(1) says 1 when somebody else has it. */
-function flock(handle: FileHandle, path: string, wait: boolean): Promise<boolean> {
+function flock(handle: FileHandle, path: string, { wait, waitMs }: LockOptions): Promise<boolean> {
   return new Promise((resolve, reject) => {
-    const args = wait ? ['-x', '3'] : ['-n', '-x', '3'];
+    const patience = waitMs === undefined ? '-n' : `-w${waitMs / 1_000}`;
+    const args = wait === true ? ['-x', '3'] : [patience, '-x', '3'];
     const child = spawn('flock', args, { stdio: ['ignore', 'ignore', 'pipe', handle.fd], detached: true });
     // The first listener of all: an 'error' that nobody hears ends us.
     child.on('error', (cause) => reject(startError(path, cause)));
@@ -87,7 +111,7 @@ function flock(handle: FileHandle, path: string, wait: boolean): Promise<boolean
     child.once('close', (status, signal) => {
       running.delete(child);
       if (status === 0) resolve(true);
-      else if (status === 1 && !wait) resolve(false);
+      else if (status === 1 && wait !== true) resolve(false);
       else {
         const why = stderr.trim() || (signal ?? `exit status ${status}`);
         reject(new WalwardenError('storage', `flock failed on ${path}: ${why}`));

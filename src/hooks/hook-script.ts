@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Logger } from 'pino';
 import { WalwardenError } from '../errors.ts';
+import type { Logger } from '../logging.ts';
 import { formatSeconds, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { runScript, type ScriptEnd } from './script-process.ts';
 

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
 import { errnoOf, messageOf } from '../errors.ts';
+import { forEachLine } from './output-lines.ts';
 
 /** How a script ended. */
 export type ScriptEnd =
@@ -23,9 +24,6 @@ export interface ScriptRun {
   /** Between SIGTERM and SIGKILL. */
   readonly killGraceMs: number;
 }
-
-/** A script may write without ever ending a line; we hold no more of one than this. */
-const MAX_LINE = 8192;
 
 /** How long to wait for output once the script has ended: a job that it left in the background keeps the pipes open. */
 const OUTPUT_GRACE_MS = 500;
@@ -127,25 +125,6 @@ async function withinMs(what: Promise<unknown>, ms: number): Promise<void> {
   const timer = new AbortController();
   await Promise.race([what, delay(ms, undefined, { signal: timer.signal }).catch(() => undefined)]);
   timer.abort();
-}
-
-async function forEachLine(stream: Readable, onLine: (line: string) => void): Promise<void> {
-  stream.setEncoding('utf8');
-  let rest = '';
-  try {
-    for await (const chunk of stream) {
-      const lines = (rest + String(chunk)).split('\n');
-      rest = lines.pop() ?? '';
-      for (const line of lines) onLine(line.replace(/\r$/, ''));
-      if (rest.length > MAX_LINE) {
-        onLine(rest);
-        rest = '';
-      }
-    }
-  } catch (error) {
-    onLine(`(its output can't be read: ${messageOf(error)})`);
-  }
-  if (rest !== '') onLine(rest);
 }
 
 function unref(stream: Readable): void {

@@ -1,4 +1,4 @@
-import type { Logger } from 'pino';
+import type { Logger } from '../logging.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import {
   runPlainHook,

@@ -1,8 +1,8 @@
 import { createReadStream } from 'node:fs';
-import { mkdir, open, rename, type FileHandle } from 'node:fs/promises';
+import { open, rename, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
-import { fsyncDirectory, isThere, unlinkIfThere, writeFully } from '../durable/durable-file.ts';
+import { fsyncDirectory, isThere, makeDirectory, unlinkIfThere, writeFully } from '../durable/durable-file.ts';
 import { errnoOf } from '../errors.ts';
 import { isSegmentSize, isWalName, type WalName } from '../wal/wal-name.ts';
 
@@ -36,7 +36,7 @@ export class DigestJournal {
   async append(entries: readonly DigestEntry[]): Promise<void> {
     if (entries.length === 0) return;
     const isNew = !(await isThere(this.#path));
-    if (isNew) await mkdir(dirname(this.#path), { recursive: true, mode: 0o700 });
+    if (isNew) await makeDirectory(dirname(this.#path));
     await using handle = await open(this.#path, 'a+', 0o600);
     const text = entries.map(formatEntry).join('');
     // After a torn line of a crash, a line break ends what can't be read anyway.

@@ -1,6 +1,7 @@
 import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { isErrorCode, messageOf } from '../errors.ts';
-import type { WalName } from '../wal/wal-name.ts';
+import { holdSameWal } from '../wal/end-of-wal.ts';
+import { walKind, type WalName } from '../wal/wal-name.ts';
 import type { DigestJournal } from './digest-journal.ts';
 import { sha256 } from './staging.ts';
 import { plainBytes, type ReadingKeys } from './stored-content.ts';
@@ -11,7 +12,12 @@ export function judge(incomingDigest: string, storedDigest: string | null): 'sto
   return incomingDigest === storedDigest ? 'already-stored' : 'conflict';
 }
 
-/** Why two files can't be called the same; null when all their plain bytes are. */
+/**
+ * Why two files can't be called the same; null when all their plain bytes are,
+ * or, of partial segments, all their WAL: after a promotion PostgreSQL and
+ * pg_receivewal both deliver the last one of the old timeline, and what they
+ * fill it up with differs.
+ */
 export async function differenceOf(
   name: WalName,
   incoming: Buffer,
@@ -20,11 +26,15 @@ export async function differenceOf(
   journal: DigestJournal,
 ): Promise<string | null> {
   // Both may have come by the same way; a file that arrived compressed is compared by what it means.
-  const incomingDigest = sha256(await plainBytes(incoming, keys));
+  const incomingPlain = await plainBytes(incoming, keys);
+  const incomingDigest = sha256(incomingPlain);
   let storedDigest: string | null = isGpgEncrypted(stored) ? await digestFromJournal(name, stored, journal) : null;
   if (storedDigest === null) {
     try {
-      storedDigest = sha256(await plainBytes(stored, keys));
+      const storedPlain = await plainBytes(stored, keys);
+      storedDigest = sha256(storedPlain);
+      const differ = judge(incomingDigest, storedDigest) === 'conflict';
+      if (differ && walKind(name) === 'partial' && holdSameWal(incomingPlain, storedPlain)) return null;
     } catch (error) {
       const archived = isErrorCode(error, 'damaged')
         ? 'the archived copy is damaged'

@@ -104,7 +104,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       const claimed = wal.claimed ? await this.#isOurs(wal) : await this.#claim(wal);
       if (claimed !== null) return { wal: claimed, temporary: null };
     }
-    return { wal, temporary: `${final}.tmp` };
+    return { wal, temporary: temporaryOf(final) };
   }
 
   /**
@@ -273,6 +273,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     return { ...wal, path, claimed: false };
   }
 
+  override async dropPrepared(name: WalName): Promise<void> {
+    await unlinkIfThere(temporaryOf(this.getFullPath(name)));
+  }
+
   override getFullPath(name: WalName): string {
     return this.#files.getFullPath(name);
   }
@@ -394,6 +398,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     await fsyncDirectory(dirname(directory));
     this.#durable.add(directory);
   }
+}
+
+function temporaryOf(final: string): string {
+  return `${final}.tmp`;
 }
 
 async function isFile(path: string): Promise<boolean> {

@@ -120,7 +120,8 @@ export class SavePipeline {
     try {
       const next = await queue.next();
       if (next.done === true) return false;
-      const prepared = await this.#strategy.prepare(next.value, { copy: this.#options.skipDelete === true });
+      const copy = this.#options.skipDelete === true || next.value.handling !== undefined;
+      const prepared = await this.#strategy.prepare(next.value, { copy });
       const hook = await this.#strategy.parts.hooks.before('archive', sourceInfo(prepared.wal), prepared.wal.path);
       if (hook.outcome === 'continue') {
         this.#inHand.push(this.#startStaging(prepared, false));
@@ -208,12 +209,12 @@ export class SavePipeline {
     const kept: PreparedWal[] = [];
     for (const { prepared, result, staged } of done) {
       if (result === null) continue;
-      const stop = staged === DRAINED ? false : await this.#runPostHooks(prepared, result);
+      const hooksDue = staged === DRAINED ? false : await this.#runPostHooks(prepared, result);
       if ('reason' in result) {
         results.push({ ...result, wal: await this.#strategy.release(prepared) });
       } else {
-        (stop ? kept : stored).push(prepared);
-        results.push(result);
+        (hooksDue || prepared.wal.handling === 'keep' ? kept : stored).push(prepared);
+        results.push(hooksDue ? { ...result, hooksDue } : result);
       }
     }
     await this.#strategy.remove(stored, this.#options.skipDelete === true);

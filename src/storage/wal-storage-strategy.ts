@@ -16,11 +16,23 @@ export interface WaitingWal {
   readonly changedMs: number;
   /** Its first bytes are those of plain WAL, not of a compressed file. */
   readonly plain: boolean;
+  /**
+   * What its writer still needs of it. `copy`: its inode must never be the
+   * archive's. `keep`: that, and it stays where it is, though it is archived.
+   * By default it may be claimed, linked and removed.
+   */
+  readonly handling?: 'copy' | 'keep' | undefined;
 }
 
-/** What became of a file. All but `stored` and `already-stored` leave the source where it is. */
+/** What became of a file. All but `stored` and `already-stored` leave the source where it is, as `handling = keep` always does. */
 export type SaveResult =
-  | { readonly outcome: 'stored' | 'already-stored'; readonly wal: WaitingWal; readonly info: WalFileInfo }
+  | {
+      readonly outcome: 'stored' | 'already-stored';
+      readonly wal: WaitingWal;
+      readonly info: WalFileInfo;
+      /** The post hooks have to run again, so the source was kept. */
+      readonly hooksDue?: true;
+    }
   | {
       /**
        * `conflict`: another content is archived under this name. `invalid`: not
@@ -134,6 +146,9 @@ export abstract class WalStorageStrategy {
 
   /** Instead of `remove`: drops what was prepared and gives the source back under its own name. Returns where it is. */
   abstract release(prepared: PreparedWal): Promise<WaitingWal>;
+
+  /** Drops what an interrupted pass prepared for a file that is not to be archived now, after all. */
+  abstract dropPrepared(name: WalName): Promise<void>;
 
   /** Bytes of a segment, as far as it is known without reading an encrypted one. */
   abstract encryptedSegmentSize(): Promise<number | null>;

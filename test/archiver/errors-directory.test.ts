@@ -205,10 +205,19 @@ test('keepAside and moveBack replace nothing', () =>
     expect(await errors.list()).toEqual([]);
   }));
 
+test('what a reset set aside is a kind of its own', () =>
+  withErrors('here', async ({ from, errors }) => {
+    await writeFile(join(from, `${NAME}.partial`), 'bytes');
+    const entry = await errors.take(join(from, `${NAME}.partial`), `${NAME}.partial`, 'reset', 'begun anew');
+    expect(entry).toMatch(new RegExp(`^${NAME}\\.partial\\.\\d{8}T\\d{6}Z\\.reset$`));
+    expect(await errors.list()).toMatchObject([{ name: `${NAME}.partial`, kind: 'reset', reason: 'begun anew' }]);
+  }));
+
 describe('summariseErrorFiles', () => {
-  test('knows four kinds, in the order in which they are met', () => {
-    const names = ['a.x.duplicate', 'b.x.unknown', 'c.x.duplicate', 'd.x.error', 'readme'];
-    expect(summariseErrorFiles(names)).toBe('duplicates: 2, unknown: 1, not relevant: 1, unknown failure: 1');
+  test('knows five kinds, in the order in which they are met', () => {
+    const names = ['a.x.duplicate', 'b.x.unknown', 'c.x.duplicate', 'd.x.error', 'readme', 'e.x.reset'];
+    const summary = 'duplicates: 2, unknown: 1, not relevant: 1, unknown failure: 1, reset: 1';
+    expect(summariseErrorFiles(names)).toBe(summary);
     expect(summariseErrorFiles(['readme', 'b.x.unknown'])).toBe('unknown failure: 1, unknown: 1');
   });
 

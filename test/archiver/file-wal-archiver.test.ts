@@ -104,7 +104,7 @@ describe('the scan is lazy', () => {
 });
 
 // Some wait for a second, so they do it together.
-describe('what is not whole yet', () => {
+describe.concurrent('what is not whole yet', () => {
   test('is left alone, and told once it is overdue', () =>
     withArchiver({}, async ({ incoming, archive, logged }) => {
       await writeFile(join(incoming, name), bytes.subarray(0, 700_000));
@@ -127,7 +127,7 @@ describe('what is not whole yet', () => {
       expect((await readdir(incoming)).sort()).toEqual(names.sort());
     }));
 
-  test.concurrent('a history file is taken once it was left alone for a second, and only with a whole last line', () =>
+  test('a history file is taken once it was left alone for a second, and only with a whole last line', () =>
     withArchiver({}, async ({ incoming, archive }) => {
       const path = join(incoming, '00000002.history');
       await writeFile(path, HISTORY);
@@ -141,32 +141,28 @@ describe('what is not whole yet', () => {
       expect(await archive()).toMatchObject({ archived: [], incomplete: 1 });
       await writeFile(path, HISTORY);
       expect(await archive()).toMatchObject({ archived: [{ name: '00000002.history' }] });
-    }),
-  );
+    }));
 
-  test.concurrent(
-    'a compressed file that grows is left alone; a truncated one that stopped growing too; a damaged one goes to errors',
-    () =>
-      withArchiver({}, async ({ incoming, archive }) => {
-        const packed = await createCompressor({ compression: 'gzip' }).compress(bytes);
-        const path = join(incoming, name);
-        await writeFile(path, packed.subarray(0, 100_000));
-        const growing = archive();
-        await new Promise((resolve) => setTimeout(resolve, 300));
-        await appendFile(path, packed.subarray(100_000, 200_000));
-        expect(await growing).toMatchObject({ archived: [], incomplete: 1 });
-        expect(await archive()).toMatchObject({ archived: [], incomplete: 1, unknown: [] });
-        await appendFile(path, packed.subarray(200_000));
-        expect(await archive()).toMatchObject({ archived: [{ name, compression: 'gzip' }] });
-        const damaged = Buffer.from(packed);
-        damaged.fill(0x55, 1000, 50_000);
-        await writeFile(join(incoming, nameOf(2)), damaged);
-        expect(await archive()).toMatchObject({ unknown: [{ name: nameOf(2) }], incomplete: 0 });
-      }),
-  );
+  test('a compressed file that grows is left alone; a truncated one that stopped growing too; a damaged one goes to errors', () =>
+    withArchiver({}, async ({ incoming, archive }) => {
+      const packed = await createCompressor({ compression: 'gzip' }).compress(bytes);
+      const path = join(incoming, name);
+      await writeFile(path, packed.subarray(0, 100_000));
+      const growing = archive();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      await appendFile(path, packed.subarray(100_000, 200_000));
+      expect(await growing).toMatchObject({ archived: [], incomplete: 1 });
+      expect(await archive()).toMatchObject({ archived: [], incomplete: 1, unknown: [] });
+      await appendFile(path, packed.subarray(200_000));
+      expect(await archive()).toMatchObject({ archived: [{ name, compression: 'gzip' }] });
+      const damaged = Buffer.from(packed);
+      damaged.fill(0x55, 1000, 50_000);
+      await writeFile(join(incoming, nameOf(2)), damaged);
+      expect(await archive()).toMatchObject({ unknown: [{ name: nameOf(2) }], incomplete: 0 });
+    }));
 });
 
-describe('names and things that are no WAL files', () => {
+describe.concurrent('names and things that are no WAL files', () => {
   test('temporaries of others are ignored', () =>
     withArchiver({}, async ({ incoming, archive }) => {
       const ignored = [
@@ -217,7 +213,7 @@ describe('names and things that are no WAL files', () => {
       expect((await readdir(errors)).length).toBe(5);
     }));
 
-  test.concurrent('a file whose bytes are not what its name promises goes to errors with the reason', () =>
+  test('a file whose bytes are not what its name promises goes to errors with the reason', () =>
     withArchiver({}, async ({ incoming, errorFiles, archive }) => {
       await writeFile(join(incoming, nameOf(1)), makeWal({ segment: 2 }).bytes);
       await writeFile(join(incoming, nameOf(2)), Buffer.alloc(1 << 20, 'x'));
@@ -230,8 +226,7 @@ describe('names and things that are no WAL files', () => {
       expect([...reasons.keys()].sort()).toEqual(['00000002.history', ...[1, 2, 3].map(nameOf)].sort());
       expect(reasons.get(nameOf(1))).toContain('address');
       expect(reasons.get(nameOf(3))).toContain('1048577 bytes');
-    }),
-  );
+    }));
 
   test('a thing that can not be moved to errors is told, and blocks nobody', async () => {
     const elsewhere = await mkdtemp('/dev/shm/walwarden-test-');
@@ -253,7 +248,7 @@ describe('names and things that are no WAL files', () => {
   });
 });
 
-describe('claims of an interrupted pass', () => {
+describe.concurrent('claims of an interrupted pass', () => {
   const claim = (segment: number): string => `.walwarden-${nameOf(segment)}`;
 
   test('are taken first; an arrival of their name waits for the next pass', () =>
@@ -267,40 +262,34 @@ describe('claims of an interrupted pass', () => {
       expect(await readdir(incoming)).toEqual([]);
     }));
 
-  test.concurrent(
-    'that power loss cut short or filled with zeros do not keep out the file that PostgreSQL sends again',
-    () =>
-      withArchiver({}, async ({ incoming, errors, archive, wals }) => {
-        const content = [Buffer.alloc(0), makeWal({ segment: 2 }).bytes.subarray(0, 500_000), Buffer.alloc(1 << 20)];
-        for (const [index, left] of content.entries()) {
-          await writeFile(join(incoming, claim(index + 1)), left);
-          await writeWal(incoming, { segment: index + 1 });
-        }
-        expect((await archive()).archived.map((info) => info.name)).toEqual([1, 2, 3].map(nameOf));
-        for (const segment of [1, 2, 3]) {
-          const archived = await readFile(join(wals, nameOf(segment).slice(0, 16), nameOf(segment)));
-          expect(archived.equals(makeWal({ segment }).bytes)).toBe(true);
-        }
-        // What can't be understood is kept: the zeros in errors, the others where they are.
-        const summary = await archive({ incompleteTimeoutMs: 0 });
-        expect(summary.unknown.map((file) => file.name)).toEqual([nameOf(3)]);
-        expect(summary.overdue.map((file) => file.name)).toEqual([1, 2].map(nameOf));
-        expect((await readdir(incoming)).sort()).toEqual([claim(1), claim(2)]);
-        expect((await readFile(join(errors, (await readdir(errors))[0] ?? ''))).equals(Buffer.alloc(1 << 20))).toBe(
-          true,
-        );
-      }),
-  );
+  test('that power loss cut short or filled with zeros do not keep out the file that PostgreSQL sends again', () =>
+    withArchiver({}, async ({ incoming, errors, archive, wals }) => {
+      const content = [Buffer.alloc(0), makeWal({ segment: 2 }).bytes.subarray(0, 500_000), Buffer.alloc(1 << 20)];
+      for (const [index, left] of content.entries()) {
+        await writeFile(join(incoming, claim(index + 1)), left);
+        await writeWal(incoming, { segment: index + 1 });
+      }
+      expect((await archive()).archived.map((info) => info.name)).toEqual([1, 2, 3].map(nameOf));
+      for (const segment of [1, 2, 3]) {
+        const archived = await readFile(join(wals, nameOf(segment).slice(0, 16), nameOf(segment)));
+        expect(archived.equals(makeWal({ segment }).bytes)).toBe(true);
+      }
+      // What can't be understood is kept: the zeros in errors, the others where they are.
+      const summary = await archive({ incompleteTimeoutMs: 0 });
+      expect(summary.unknown.map((file) => file.name)).toEqual([nameOf(3)]);
+      expect(summary.overdue.map((file) => file.name)).toEqual([1, 2].map(nameOf));
+      expect((await readdir(incoming)).sort()).toEqual([claim(1), claim(2)]);
+      expect((await readFile(join(errors, (await readdir(errors))[0] ?? ''))).equals(Buffer.alloc(1 << 20))).toBe(true);
+    }));
 
-  test.concurrent('that are unknown go to errors themselves, not the arrival of their name', () =>
+  test('that are unknown go to errors themselves, not the arrival of their name', () =>
     withArchiver({}, async ({ incoming, errors, archive }) => {
       await writeFile(join(incoming, claim(1)), Buffer.alloc(1 << 20));
       await writeFile(join(incoming, nameOf(1)), bytes.subarray(0, 10));
       expect(await archive()).toMatchObject({ archived: [], unknown: [{ name: nameOf(1) }] });
       expect(await readdir(incoming)).toEqual([nameOf(1)]);
       expect((await readFile(join(errors, (await readdir(errors))[0] ?? ''))).length).toBe(1 << 20);
-    }),
-  );
+    }));
 
   test('that vanish meanwhile are no trouble', () =>
     withArchiver({}, async ({ incoming, archiver }) => {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Xlogdb, type XlogdbOptions } from '../../src/catalogue/xlogdb.ts';
 import type { EnsureOptions } from '../../src/catalogue/xlogdb-session.ts';
 import { toXlogdbLine, type WalFileInfo } from '../../src/wal/wal-file-info.ts';
-import { walName } from '../../src/wal/wal-name.ts';
+import { walName, type WalName } from '../../src/wal/wal-name.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 
 export interface Logged {
@@ -90,3 +90,9 @@ export async function collect<T>(items: AsyncIterable<T>): Promise<T[]> {
   for await (const item of items) all.push(item);
   return all;
 }
+
+/** An archive that holds these files. */
+export const archiveOf =
+  (...infos: readonly WalFileInfo[]) =>
+  async (name: WalName): Promise<WalFileInfo | null> =>
+    infos.find((info) => info.name === name) ?? null;

@@ -128,6 +128,96 @@ describe.concurrent('errors explain', () => {
     }));
 });
 
+describe.concurrent('a partial segment in errors', () => {
+  const partial = (name: string): string => `${name}.partial`;
+
+  /** The first bytes of a segment, padded as pg_receivewal does. */
+  function beginningOf(bytes: Buffer, length: number): Buffer {
+    return Buffer.concat([bytes.subarray(0, length), Buffer.alloc(bytes.length - length)]);
+  }
+
+  test('is dropped when it holds nothing but zeros', () =>
+    withArchive(async (server) => {
+      await inErrors(server, partial(later.name), Buffer.alloc(0), 'reset');
+      await inErrors(server, partial(makeWal({ segment: 7 }).name), Buffer.alloc(1024 * 1024), 'reset');
+      const explained = json(await server.cli(['-f', 'json', 'errors', 'explain', 'main']));
+      const superfluous = { kind: 'reset', state: 'superfluous', finding: 'it holds no WAL, only zeros or nothing' };
+      expect(explained).toMatchObject([superfluous, superfluous]);
+      expect((await server.cli(['errors', 'resolve', 'main'])).status).toBe(0);
+      expect(await namesIn(server.errors)).toEqual([]);
+    }));
+
+  test('is dropped when the archived segment has every byte of it', () =>
+    withArchive(async (server) => {
+      const file = await inErrors(server, partial(wal.name), beginningOf(wal.bytes, 300_001), 'reset');
+      const { status, stdout } = await server.cli(['errors', 'resolve', 'main', file]);
+      expect(stdout).toContain(`"${file}": dropped: ${wal.name} is archived, and has every byte of it`);
+      expect(status).toBe(0);
+      expect(await namesIn(server.errors)).toEqual([]);
+    }));
+
+  test('is dropped when a later timeline begins with its bytes, and only then', () =>
+    withArchive(async (server) => {
+      const left = makeWal({ segment: 4 });
+      const [same, longer] = [beginningOf(left.bytes, 8192 * 20), beginningOf(left.bytes, 8192 * 60)];
+      const next = makeWal({ segment: 4, timeline: 2, pageTimeline: 1, seed: 9 });
+      left.bytes.copy(next.bytes, 0, 0, 8192 * 40);
+      await writeFile(join(server.incoming, next.name), next.bytes);
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      const dropped = await inErrors(server, partial(left.name), same, 'reset');
+      expect((await server.cli(['errors', 'resolve', 'main', dropped])).stdout).toContain(
+        `${next.name} is archived, and has every byte of it`,
+      );
+      const kept = await inErrors(server, partial(left.name), longer, 'reset');
+      expect((await server.cli(['errors', 'resolve', 'main', kept])).stdout).toContain('moved back to');
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      const stored = await server.cli(['get-wal', 'main', partial(left.name)]);
+      expect(stored.bytes.equals(longer)).toBe(true);
+    }));
+
+  test('is archived under its partial name when the archive has not all of it', () =>
+    withArchive(async (server) => {
+      const file = await inErrors(server, partial(later.name), beginningOf(later.bytes, 500_000), 'reset');
+      const { stdout } = await server.cli(['errors', 'resolve', 'main', file]);
+      expect(stdout).toContain(`moved back to ${server.incoming}, to be archived by the next pass`);
+      expect(await namesIn(server.incoming)).toEqual([partial(later.name)]);
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      expect((await catalogueLines(server)).map((line) => line.split('\t')[0])).toEqual([
+        wal.name,
+        partial(later.name),
+      ]);
+    }));
+
+  test('is dropped when an archived partial one has more, and left when that has something else', () =>
+    withArchive(async (server) => {
+      await writeFile(join(server.incoming, partial(later.name)), beginningOf(later.bytes, 500_000));
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      const shorter = await inErrors(server, partial(later.name), beginningOf(later.bytes, 400_000), 'duplicate');
+      expect((await server.cli(['errors', 'resolve', 'main', shorter])).stdout).toContain(
+        `${partial(later.name)} is archived, and has every byte of it`,
+      );
+      const longer = await inErrors(server, partial(later.name), beginningOf(later.bytes, 600_000), 'duplicate');
+      const { status, stdout } = await server.cli(['errors', 'resolve', 'main', longer]);
+      expect(status).toBe(1);
+      expect(stdout).toContain('left: its content is another');
+      expect(await namesIn(server.errors)).toEqual([longer]);
+    }));
+
+  test('goes to streaming, out of pg_receivewal’s sight, where nothing takes what lies in incoming', () =>
+    withServer(
+      { archiver: 'off', streaming_archiver: 'on', conninfo: 'host=/nowhere', slot_name: 'walwarden' },
+      async (server) => {
+        const file = await inErrors(server, partial(later.name), beginningOf(later.bytes, 500_000), 'reset');
+        const { status, stdout } = await server.cli(['errors', 'resolve', 'main', file]);
+        expect({ status, stdout }).toMatchObject({ status: 0, stdout: expect.stringContaining(server.streaming) });
+        expect(await namesIn(server.streaming)).toEqual([`.walwarden-${partial(later.name)}`]);
+        expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+        expect(await namesIn(server.streaming)).toEqual([]);
+        expect((await catalogueLines(server)).map((line) => line.split('\t')[0])).toEqual([partial(later.name)]);
+      },
+    ));
+});
+
 describe.concurrent('errors resolve', () => {
   test('drops what is archived with the same content, archives again what can be, leaves the rest', () =>
     withArchive(async (server) => {
@@ -217,21 +307,32 @@ describe.concurrent('errors resolve', () => {
       );
     }));
 
-  test.each(['--keep-aside', '--accept-identity'])('%s wants the name of one file', async (option) =>
+  test('--keep-aside wants the name of one file', () =>
     withServer({}, async (server) => {
-      const { status, stderr } = await server.cli(['errors', 'resolve', option, 'main']);
+      const { status, stderr } = await server.cli(['errors', 'resolve', '--keep-aside', 'main']);
       expect({ status, stderr }).toEqual({
         status: 2,
-        stderr: 'ERROR: --keep-aside and --accept-identity need the name of one file\n',
+        stderr: 'ERROR: --keep-aside needs the name of one file\n',
       });
-    }),
-  );
+    }));
+
+  test('--accept-identity without a file asks the connected server, and changes nothing when nobody can be asked', () =>
+    withArchive(async (server) => {
+      const file = await inErrors(server, foreign.name, foreign.bytes, 'unknown');
+      const identity = await readFile(join(server.home, 'main/identity.json'), 'utf8');
+      const { status, stdout, stderr } = await server.cli(['errors', 'resolve', '--accept-identity', 'main']);
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+      expect(stderr).toContain('ERROR: nobody to ask for the system identifier of main\nHINT: set conninfo');
+      expect(await readFile(join(server.home, 'main/identity.json'), 'utf8')).toBe(identity);
+      expect(await namesIn(server.errors)).toEqual([file]);
+    }));
 
   test('has a JSON form that stays as it is', () =>
     withArchive(async (server) => {
       const file = await inErrors(server, wal.name, wal.bytes);
       expect(json(await server.cli(['-f', 'json', 'errors', 'resolve', 'main']))).toEqual({
         server: 'main',
+        accepted: null,
         files: [{ entry: file, action: `dropped: ${wal.name} is archived with the same content`, resolved: true }],
       });
     }));

@@ -20,6 +20,7 @@ import { historyName, walDirectory, type WalName } from '../../src/wal/wal-name.
 import { collect } from '../catalogue/with-catalogue.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { arrive, linesOf, namesOf, queueOf, saveAll, waiting } from '../storage/with-storage.ts';
+import { describeSourceHandling } from './source-handling.ts';
 
 export interface OpenOptions {
   readonly hooks?: Partial<WalHooks>;
@@ -284,6 +285,8 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
       }));
   });
 
+  describeSourceHandling(facts, withStorage);
+
   describe(`WalStorageStrategy, ${facts.label}: hooks and signals`, () => {
     test('hooks run one file at a time in order, after them the source is still there', () =>
       withStorage(async (storage) => {
@@ -343,7 +346,12 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
         const { wal, name } = await arrive(storage.incoming);
         const error = new WalwardenError('hook', 'unusable');
         const strategy = storage.open({ hooks: { after: async () => ({ outcome: 'stop', reason: '', error }) } });
-        await expect(saveAll(strategy, [wal])).rejects.toBe(error);
+        const results: unknown[] = [];
+        const saving = (async () => {
+          for await (const result of strategy.save(queueOf([wal]))) results.push(result);
+        })();
+        await expect(saving).rejects.toBe(error);
+        expect(results).toMatchObject([{ outcome: 'stored', hooksDue: true }]);
         const [entry = ''] = await readdir(storage.incoming);
         expect(entry.endsWith(name)).toBe(true);
         const called: string[] = [];

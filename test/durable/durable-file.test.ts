@@ -6,6 +6,7 @@ import {
   fsyncParents,
   isThere,
   linkUnlessThere,
+  makeDirectory,
   unlinkIfThere,
   writeFully,
   writeNewFile,
@@ -74,6 +75,57 @@ test('writeFully goes on where write(2) took only a part', async () => {
     await writeFully(reluctant, Buffer.from('12345678'));
     expect(calls).toBe(3);
     expect(await readFile(path, 'latin1')).toBe('12345678');
+  });
+});
+
+describe('makeDirectory', () => {
+  test('makes what is missing, private to us, and every new name durable', async () => {
+    const prototype = await fileHandlePrototype();
+    await withTempDir(async (directory) => {
+      const sync = vi.spyOn(prototype, 'sync');
+      const path = join(directory, 'a', 'b', 'c');
+      const before = process.umask(0);
+      try {
+        await makeDirectory(path);
+      } finally {
+        process.umask(before);
+      }
+      expect(sync).toHaveBeenCalledTimes(3);
+      for (const made of ['a', 'a/b', 'a/b/c']) expect((await stat(join(directory, made))).mode & 0o777).toBe(0o700);
+      await makeDirectory(path);
+      expect(sync).toHaveBeenCalledTimes(3);
+    });
+  });
+
+  test('takes a link to a directory for one, below which others are made', async () => {
+    await withTempDir(async (directory) => {
+      await mkdir(join(directory, 'real'));
+      await symlink(join(directory, 'real'), join(directory, 'link'));
+      await makeDirectory(join(directory, 'link'));
+      await makeDirectory(join(directory, 'link', 'below'));
+      expect(await readdir(join(directory, 'real'))).toEqual(['below']);
+    });
+  });
+
+  test('lets several make the same at once', async () => {
+    await withTempDir(async (directory) => {
+      const path = join(directory, 'a', 'b');
+      await Promise.all(Array.from({ length: 8 }, () => makeDirectory(path)));
+      expect((await stat(path)).isDirectory()).toBe(true);
+    });
+  });
+
+  test('says what stands in the way', async () => {
+    await withTempDir(async (directory) => {
+      const at = (name: string): string => join(directory, name);
+      await writeFile(at('file'), '');
+      await symlink(at('nowhere'), at('dangling'));
+      await expect(makeDirectory(at('file'))).rejects.toMatchObject({ code: 'EEXIST' });
+      await expect(makeDirectory(at('file/below'))).rejects.toMatchObject({ code: 'ENOTDIR' });
+      await expect(makeDirectory(at('dangling'))).rejects.toMatchObject({ code: 'EEXIST' });
+      await expect(makeDirectory(at('dangling/below'))).rejects.toMatchObject({ code: 'EEXIST' });
+      await expect(makeDirectory('/proc/self/nothing/below')).rejects.toMatchObject({ code: 'ENOENT' });
+    });
   });
 });
 

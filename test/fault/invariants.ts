@@ -11,6 +11,8 @@ export interface Deliveries {
   readonly keys: ReadingKeys;
   /** What every name was delivered with: always the same content. */
   readonly produced: ReadonlyMap<WalName, () => Buffer>;
+  /** Files of pg_receivewal that must be in streaming at any instant, as they are and for it alone. */
+  readonly staying: ReadonlyMap<string, () => Buffer>;
 }
 
 /**
@@ -19,10 +21,13 @@ export interface Deliveries {
  * more pass, when nothing arrived meanwhile.
  */
 export async function violations(deliveries: Deliveries, state: 'crashed' | 'healed'): Promise<string[]> {
-  const { home, keys, produced } = deliveries;
+  const { home, keys, produced, staying } = deliveries;
   const found: string[] = [];
   const archive = await readArchive(home);
-  const waiting = await namesIn(home.incoming);
+  const waiting = [home.incoming, home.streaming].map(async (directory) =>
+    (await namesIn(directory)).map((entry) => ({ directory, entry })),
+  );
+  const sourcesThere = (await Promise.all(waiting)).flat();
   const errors = await namesIn(home.errors);
   const catalogue = await readCatalogue(home);
 
@@ -33,9 +38,9 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
     const intact = final !== undefined && (await isWhole(final));
     if (final !== undefined && !intact)
       found.push(`${name} is archived, but not with the content that it arrived with`);
-    const sources = waiting.filter((entry) => entry === name || entry === `.walwarden-${name}`);
+    const sources = sourcesThere.filter(({ entry }) => entry === name || entry === `.walwarden-${name}`);
     const copies = [
-      ...sources.map((entry) => join(home.incoming, entry)),
+      ...sources.map(({ directory, entry }) => join(directory, entry)),
       ...errors.filter((entry) => entry.startsWith(`${name}.`)).map((entry) => join(home.errors, entry)),
     ];
     const whole = await Promise.all(copies.map(isWhole));
@@ -43,12 +48,21 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
     if (sources.length === 0 && intact && !catalogue.lines.has(name) && !catalogue.legacy.includes(`${name}\t`)) {
       found.push(`the source of ${name} is gone, and it has no line`);
     }
+    if (state === 'healed' && final === undefined) found.push(`${name} is not archived`);
+  }
+  for (const [entry, content] of staying) {
+    const path = join(home.streaming, entry);
+    if (!(await isSame(path, content(), {}))) found.push(`${entry} is not in streaming as pg_receivewal left it`);
+    else if ((await stat(path)).nlink > 1) found.push(`the inode of ${entry} is not pg_receivewal's alone`);
   }
   for (const name of archive.finals.keys()) if (!produced.has(name)) found.push(`${name} is archived, and never came`);
   found.push(...catalogue.problems);
   if (state === 'crashed') return found;
 
-  for (const entry of waiting) found.push(`${entry} is left in incoming`);
+  for (const { directory, entry } of sourcesThere) {
+    if (directory === home.streaming && staying.has(entry)) continue;
+    found.push(`${entry} is left in ${basename(directory)}`);
+  }
   for (const entry of errors) found.push(`${entry} is in errors`);
   for (const path of archive.others) found.push(`${path} is left in the archive`);
   for (const entry of await namesIn(join(home.home, home.server))) {

@@ -4,7 +4,15 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config/load.ts';
 import { findServer } from '../../src/config/config.ts';
 import { openServer } from '../../src/server.ts';
-import { CONFIGURATIONS, withConfiguration, withFaultHome, type FaultHome } from './fault-home.ts';
+import {
+  CONFIGURATIONS,
+  STREAMING,
+  streamAfterPromotion,
+  withConfiguration,
+  withFaultHome,
+  type FaultHome,
+  type FaultOptions,
+} from './fault-home.ts';
 import { readTrace, requireStrace, runTraced, type Call } from './strace.ts';
 
 beforeAll(requireStrace);
@@ -40,15 +48,31 @@ const HOLDS_PID = /\.\d+\.tmp$/;
 /** Node itself makes the others too, and not always as many; gpg makes these as well. */
 const COUNTABLE = ['fsync', 'link', 'unlink', 'rename'];
 
+interface Scenario {
+  readonly from: string;
+  readonly options: FaultOptions;
+  readonly deliver: (fault: FaultHome) => Promise<void>;
+}
+
+/** No text files: a pass waits a second for them. */
+const SCENARIOS: readonly Scenario[] = [
+  { from: 'incoming', options: {}, deliver: (fault) => fault.deliverSegments(1, 3) },
+  { from: 'streaming', options: STREAMING, deliver: streamAfterPromotion },
+];
+
+const CASES = SCENARIOS.flatMap((scenario) => CONFIGURATIONS.map((configuration) => ({ ...scenario, configuration })));
+
 describe.concurrent('archive-wal, killed after every call that changes a file', () => {
-  test.each(CONFIGURATIONS)('loses nothing, and the next pass heals, %s', (configuration) =>
-    withConfiguration(configuration, (options) =>
-      withFaultHome({ ...options, archiver_workers: 0 }, async (fault) => {
-        const points = pointsOf(await reference(fault), fault, configuration === 'gpg' ? [] : COUNTABLE);
+  test.each(CASES)('loses nothing, and the next pass heals, $from, $configuration', (testCase) =>
+    withConfiguration(testCase.configuration, (options) =>
+      withFaultHome({ ...options, ...testCase.options, archiver_workers: 0 }, async (fault) => {
+        const countable = testCase.configuration === 'gpg' ? [] : COUNTABLE;
+        await testCase.deliver(fault);
+        const points = pointsOf(await reference(fault), fault, countable);
         expect(points.length).toBeGreaterThan(40);
         for (const point of points) {
           await fault.reset();
-          await deliver(fault);
+          await testCase.deliver(fault);
           const { syscall, path, n } = point;
           const { signal } = await runTraced({
             config: fault.config,
@@ -68,13 +92,7 @@ describe.concurrent('archive-wal, killed after every call that changes a file', 
   );
 });
 
-/** No text files: a pass waits a second for them. */
-async function deliver(fault: FaultHome): Promise<void> {
-  await fault.deliverSegments(1, 3);
-}
-
 async function reference(fault: FaultHome): Promise<Call[]> {
-  await deliver(fault);
   const output = join(fault.home.home, 'trace');
   const { status } = await runTraced({
     config: fault.config,

@@ -1,9 +1,7 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { setTimeout as delay } from 'node:timers/promises';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { CLI, ensureBuilt, runCli } from '../support/cli.ts';
-import { CONFIGURATIONS, withConfiguration, withFaultHome, type FaultHome } from './fault-home.ts';
+import { ensureBuilt, runCli } from '../support/cli.ts';
+import { CONFIGURATIONS, withConfiguration, withFaultHome } from './fault-home.ts';
+import { killOnce } from './kill-once.ts';
 import { Producer, seededRandom } from './producer.ts';
 
 /** 200 in all; a pass with gpg takes longest. */
@@ -55,16 +53,3 @@ describe.concurrent(
     );
   },
 );
-
-/** True when it was killed before its end. */
-async function killOnce({ config, home }: FaultHome, afterMs: number): Promise<boolean> {
-  const child = spawn(process.execPath, [CLI, '-q', '-c', config, 'archive-wal', 'main'], {
-    cwd: home.home,
-    stdio: 'ignore',
-  });
-  const ended = once(child, 'close');
-  await Promise.race([delay(afterMs), ended]);
-  child.kill('SIGKILL');
-  const [, signal] = await ended;
-  return signal === 'SIGKILL';
-}

@@ -18,15 +18,17 @@ export class Producer {
   readonly #fault: FaultHome;
   readonly #random: () => number;
   readonly #ways: readonly Way[];
-  #segment = 0;
+  #segment: number;
   #timeline = 1;
   #stopped = false;
   #running: Promise<void> = Promise.resolve();
 
-  constructor(fault: FaultHome, random: () => number, ways: readonly Way[] = WAYS) {
+  /** `first`: the number before that of the first segment. */
+  constructor(fault: FaultHome, random: () => number, ways: readonly Way[] = WAYS, first = 0) {
     this.#fault = fault;
     this.#random = random;
     this.#ways = ways;
+    this.#segment = first;
   }
 
   start(pauseMs: number): void {

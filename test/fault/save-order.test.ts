@@ -1,7 +1,15 @@
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { walDirectory, type WalName } from '../../src/wal/wal-name.ts';
-import { backupLabel, CONFIGURATIONS, withConfiguration, withFaultHome, type FaultHome } from './fault-home.ts';
+import {
+  backupLabel,
+  CONFIGURATIONS,
+  STREAMING,
+  streamAfterPromotion,
+  withConfiguration,
+  withFaultHome,
+  type FaultHome,
+} from './fault-home.ts';
 import { readTrace, requireStrace, runTraced, type Call } from './strace.ts';
 
 beforeAll(requireStrace);
@@ -36,6 +44,38 @@ describe.each(CONFIGURATIONS)('the order of system calls, %s', (configuration) =
         expect(syncs.length - ofFiles.length).toBeLessThanOrEqual(2 * 4 + 8);
       }),
     ));
+
+  test('is the same for what was streamed; pg_receivewal’s files are only read, and remembered when all is done', () =>
+    withConfiguration(configuration, (options) =>
+      withFaultHome({ ...options, ...STREAMING, archiver_workers: 0 }, async (fault) => {
+        await streamAfterPromotion(fault);
+        const output = join(fault.home.home, 'trace');
+        const args = ['archive-wal', 'main'];
+        const result = await runTraced({ config: fault.config, args, syscalls: SYSCALLS, output });
+        expect(result).toMatchObject({ status: 0, stderr: '' });
+        const calls = await readTrace(output);
+        for (const name of fault.produced.keys()) {
+          const isKept = fault.staying.has(name);
+          const expected = isKept ? [...IN_ORDER.slice(0, -1), 'source removed: never'] : IN_ORDER;
+          expect({ name, order: orderOf(calls, fault, name) }).toEqual({ name, order: expected });
+        }
+        // Old partial files are copied: one that is open after all has another inode than the archive's.
+        const links = calls.filter(({ name, ok }) => name === 'link' && ok).map(({ paths: [from = ''] }) => from);
+        expect(links.filter((from) => from.includes('.partial')).every((from) => from.endsWith('.tmp'))).toBe(true);
+
+        const kept = [...fault.staying.keys()].map((name) => join(fault.home.streaming, name));
+        const touching = calls.filter(({ paths }) => paths.some((path) => kept.includes(path)));
+        expect(touching.filter(({ name }) => name !== 'openat')).toEqual([]);
+        expect(touching.every(({ text }) => text.includes('O_RDONLY'))).toBe(true);
+
+        const memory = join(fault.home.home, fault.home.server, '.streaming-marker.json');
+        const remembered = calls.find(({ name, paths, ok }) => name === 'rename' && ok && paths[1] === memory);
+        const catalogue = join(fault.home.wals, 'main-xlog.db');
+        const lines = calls.findLast((call) => isSync(call) && call.paths[0]?.startsWith(catalogue) === true);
+        expect(remembered?.entered).toBeGreaterThan(lines?.left ?? Infinity);
+        expect(await fault.violations('healed')).toEqual([]);
+      }),
+    ));
 });
 
 /** The steps of one file, in the order in which they must end before the next begins. */
@@ -51,8 +91,9 @@ const IN_ORDER = [
 
 function orderOf(calls: readonly Call[], { home }: FaultHome, name: WalName): string[] {
   const final = join(home.wals, walDirectory(name), name);
-  const sources = [join(home.incoming, name), join(home.incoming, `.walwarden-${name}`)];
-  const prepared = [`${final}.tmp`, sources[1] ?? ''];
+  const claims = [join(home.incoming, `.walwarden-${name}`), join(home.streaming, `.walwarden-${name}`)];
+  const sources = [join(home.incoming, name), join(home.streaming, name), ...claims];
+  const prepared = [`${final}.tmp`, ...claims];
   const catalogues = [join(home.wals, 'main-xlog.db'), join(home.wals, 'main-xlog.db.tmp')];
   const touches = (call: Call, paths: readonly string[]): boolean => paths.includes(call.paths[0] ?? '');
 

@@ -18,9 +18,14 @@ export class PgClient implements AsyncDisposable {
     this.#chunks = socket[Symbol.asyncIterator]();
   }
 
-  /** Connects to `<directory>/.s.PGSQL.5432`; rejects while the server starts up. */
-  static async connect(socketDirectory: string, user = 'postgres', database = 'postgres'): Promise<PgClient> {
-    const socket = createConnection(`${socketDirectory}/.s.PGSQL.5432`);
+  /** Connects to `<directory>/.s.PGSQL.<port>`; rejects while the server starts up. */
+  static async connect(
+    socketDirectory: string,
+    user = 'postgres',
+    database = 'postgres',
+    port = 5432,
+  ): Promise<PgClient> {
+    const socket = createConnection(`${socketDirectory}/.s.PGSQL.${port}`);
     const client = new PgClient(socket);
     try {
       await new Promise<void>((resolve, reject) => socket.once('connect', resolve).once('error', reject));

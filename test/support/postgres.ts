@@ -1,15 +1,17 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { appendFile, chown, cp, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, chown, mkdir, open, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errnoOf, messageOf } from '../../src/errors.ts';
+import { messageOf } from '../../src/errors.ts';
 import { isThere } from '../../src/durable/durable-file.ts';
-import { parseLsn, type Lsn } from '../../src/wal/lsn.ts';
+import { formatLsn, parseLsn, type Lsn } from '../../src/wal/lsn.ts';
 import { walName, type WalName } from '../../src/wal/wal-name.ts';
+import { copyCluster, freePort, removeSharedMemory, toConf } from './cluster-files.ts';
 import { PgClient, type Row } from './pg-client.ts';
+import { runPgbench, type PgbenchLoad, type PgbenchOptions } from './pgbench.ts';
 import { findPostgres, reachablePrograms, serverUser, type PostgresPrograms, type RunAs } from './postgres-programs.ts';
 import { until } from './poll.ts';
 import { descendantsOf, killIfThere } from './processes.ts';
-import { run } from './run.ts';
+import { run, type RunResult } from './run.ts';
 import { withTempDir } from './temp-dir.ts';
 
 export interface PostgresOptions {
@@ -20,6 +22,13 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** false: initdb only; `start()` is the caller's. */
   readonly start?: boolean;
+  /** Listens on a port of 127.0.0.1, too: `pg.port`, `pg.tcpConninfo`. */
+  readonly tcp?: boolean;
+  /**
+   * Lines of pg_hba.conf, instead of initdb's, which trust everybody. The user
+   * `postgres` is always trusted on the socket, for `sql()` and standbys.
+   */
+  readonly hba?: readonly string[];
   /** Instead of a temporary directory; others must be able to traverse it, and it is the caller's to remove. */
   readonly directory?: string;
 }
@@ -31,8 +40,16 @@ export interface RestoreOptions {
   readonly settings?: Readonly<Record<string, string>>;
 }
 
+export interface StandbyOptions {
+  /** Listens on a port of 127.0.0.1, too. */
+  readonly tcp?: boolean;
+  /** In place of the conninfo of the primary's socket: the address of a proxy, say. */
+  readonly primaryConninfo?: string;
+  readonly settings?: Readonly<Record<string, string>>;
+}
+
 /**
- * A real PostgreSQL in a temporary directory, on a unix socket only. Everything
+ * A real PostgreSQL in a temporary directory, on a unix socket; with `tcp` on 127.0.0.1 too. Everything
  * that it started is gone when this ends.
  */
 export async function withPostgres<T>(options: PostgresOptions, body: (pg: TestPostgres) => Promise<T>): Promise<T> {
@@ -63,15 +80,18 @@ export class TestPostgres {
   readonly #site: Site;
   readonly segmentSize: number;
   readonly dataDir: string;
-  /** Holds the socket `.s.PGSQL.5432`. */
+  /** Of the socket, `.s.PGSQL.<port>`, and of 127.0.0.1 with `tcp`; else 5432. */
+  readonly port: number;
+  /** Holds the socket. */
   readonly socketDir: string;
   readonly logFile: string;
   #postmaster: ChildProcess | undefined;
 
-  private constructor(site: Site, segmentSize: number) {
+  private constructor(site: Site, segmentSize: number, port: number) {
     const name = `pg${site.servers.length}`;
     this.#site = site;
     this.segmentSize = segmentSize;
+    this.port = port;
     this.dataDir = join(site.directory, name);
     this.socketDir = join(site.directory, `${name}s`);
     this.logFile = join(site.directory, `${name}.log`);
@@ -80,7 +100,7 @@ export class TestPostgres {
 
   static async create(site: Site, options: PostgresOptions): Promise<TestPostgres> {
     const segmentSizeMb = options.segmentSizeMb ?? 1;
-    const pg = new TestPostgres(site, segmentSizeMb * 1024 * 1024);
+    const pg = new TestPostgres(site, segmentSizeMb * 1024 * 1024, await choosePort(options.tcp));
     await pg.makeDirectory(pg.dataDir);
     await pg.#initdb(segmentSizeMb);
     await pg.#prepareToRun({
@@ -92,6 +112,7 @@ export class TestPostgres {
       ...(options.archiveCommand === undefined ? {} : { archive_mode: 'on', archive_command: options.archiveCommand }),
       ...options.settings,
     });
+    if (options.hba !== undefined) await pg.setHba(options.hba);
     return pg;
   }
 
@@ -114,7 +135,17 @@ export class TestPostgres {
   }
 
   get conninfo(): string {
-    return `host=${this.socketDir} port=5432 user=postgres dbname=postgres`;
+    return `host=${this.socketDir} port=${this.port} user=postgres dbname=postgres`;
+  }
+
+  /** Without a user; needs `tcp`. */
+  get tcpConninfo(): string {
+    if (!this.#listens) throw new Error('this PostgreSQL has no port: withPostgres({ tcp: true }, …)');
+    return `host=127.0.0.1 port=${this.port} dbname=postgres`;
+  }
+
+  get #listens(): boolean {
+    return this.port !== SOCKET_PORT;
   }
 
   get running(): boolean {
@@ -196,7 +227,7 @@ export class TestPostgres {
 
   /** A session of its own, for what belongs together; dispose it. */
   connect(): Promise<PgClient> {
-    return PgClient.connect(this.socketDir);
+    return PgClient.connect(this.socketDir, 'postgres', 'postgres', this.port);
   }
 
   async currentLsn(): Promise<Lsn> {
@@ -240,6 +271,19 @@ export class TestPostgres {
     if (this.#postmaster?.pid !== undefined) process.kill(this.#postmaster.pid, 'SIGHUP');
   }
 
+  /** Replaces pg_hba.conf and reloads; see {@link PostgresOptions.hba}. */
+  async setHba(lines: readonly string[]): Promise<void> {
+    const ours = ['local all postgres trust', 'local replication postgres trust'];
+    await writeFile(join(this.dataDir, 'pg_hba.conf'), [...ours, ...lines, ''].join('\n'));
+    if (!this.running) return;
+    // A reload takes a while, and whoever connects meanwhile would meet the old rules.
+    const before = await this.value('select pg_conf_load_time()');
+    await until('pg_hba.conf to be loaded', async () => {
+      await this.sql('select pg_reload_conf()');
+      return (await this.value('select pg_conf_load_time()')) !== before;
+    });
+  }
+
   /** Ends recovery; waits until it takes writes. */
   async promote(): Promise<void> {
     await this.sql('select pg_promote()');
@@ -269,7 +313,7 @@ export class TestPostgres {
     await using client = await this.connect();
     const modern = this.programs.major >= 15;
     await client.query(modern ? `select pg_backup_start('t', true)` : `select pg_start_backup('t', true, false)`);
-    await this.#copyTree(this.dataDir, backup);
+    await this.#copyCluster(this.dataDir, backup);
     const [row] = await client.query(
       modern ? 'select labelfile from pg_backup_stop(false)' : 'select labelfile from pg_stop_backup(false, false)',
     );
@@ -280,8 +324,8 @@ export class TestPostgres {
 
   /** Starts another server on a copy of a base backup; it is cleaned up together with this one. */
   async restore(backup: string, options: RestoreOptions): Promise<TestPostgres> {
-    const other = new TestPostgres(this.#site, this.segmentSize);
-    await this.#copyTree(backup, other.dataDir);
+    const other = new TestPostgres(this.#site, this.segmentSize, SOCKET_PORT);
+    await this.#copyCluster(backup, other.dataDir);
     const signal = join(other.dataDir, `${options.mode ?? 'recovery'}.signal`);
     await writeFile(signal, '');
     await this.giveToServer(signal);
@@ -295,10 +339,46 @@ export class TestPostgres {
     return other;
   }
 
+  /**
+   * A hot standby of this server that streams from it, through a slot of its own
+   * (`standby1`, …, which is also its application_name); it is cleaned up together with this one.
+   */
+  async standby(options: StandbyOptions = {}): Promise<TestPostgres> {
+    const slot = `standby${this.#site.servers.length}`;
+    await this.sql(`select pg_create_physical_replication_slot('${slot}', true)`);
+    const backup = await this.baseBackup();
+    const other = new TestPostgres(this.#site, this.segmentSize, await choosePort(options.tcp));
+    await rename(backup, other.dataDir);
+    await writeFile(join(other.dataDir, 'standby.signal'), '');
+    await this.giveToServer(join(other.dataDir, 'standby.signal'));
+    const primary = options.primaryConninfo ?? this.conninfo;
+    await other.#prepareToRun({
+      archive_mode: 'off',
+      primary_conninfo: `${primary} application_name=${slot}`,
+      primary_slot_name: slot,
+      recovery_target_timeline: 'latest',
+      wal_retrieve_retry_interval: '200ms',
+      ...options.settings,
+    });
+    await other.start();
+    return other;
+  }
+
+  /** Waits until a standby has replayed up to a position. */
+  async replayed(lsn: Lsn, timeoutMs = 30_000): Promise<void> {
+    const there = async (): Promise<boolean> => parseLsn(await this.value('select pg_last_wal_replay_lsn()')) >= lsn;
+    await until(`the standby to replay ${formatLsn(lsn)}`, there, timeoutMs);
+  }
+
+  /** Runs pgbench to its end; makes its tables when they are missing. Where `programs.complete` only. */
+  pgbench(load: PgbenchLoad, options: PgbenchOptions = {}): Promise<RunResult> {
+    return runPgbench(this, load, options);
+  }
+
   /** Ends whatever still runs. */
   async dispose(): Promise<void> {
     await this.kill9();
-    await this.#removeSharedMemory();
+    await removeSharedMemory(this.dataDir);
   }
 
   async #initdb(segmentSizeMb: number): Promise<void> {
@@ -313,7 +393,12 @@ export class TestPostgres {
 
   async #prepareToRun(settings: Readonly<Record<string, string>>): Promise<void> {
     await this.makeDirectory(this.socketDir);
-    await this.configure({ listen_addresses: '', port: '5432', unix_socket_directories: this.socketDir, ...settings });
+    await this.configure({
+      listen_addresses: this.#listens ? '127.0.0.1' : '',
+      port: String(this.port),
+      unix_socket_directories: this.socketDir,
+      ...settings,
+    });
   }
 
   #env(): NodeJS.ProcessEnv {
@@ -328,40 +413,15 @@ export class TestPostgres {
     await until(`PostgreSQL to stop after ${signal}`, () => this.#postmaster !== postmaster, 60_000);
   }
 
-  /** A killed postmaster leaves a small segment of System V shared memory; its id is in postmaster.pid. */
-  async #removeSharedMemory(): Promise<void> {
-    let text;
-    try {
-      text = await readFile(join(this.dataDir, 'postmaster.pid'), 'utf8');
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return;
-      throw error;
-    }
-    const id = text.split('\n')[6]?.trim().split(/\s+/)[1];
-    if (id !== undefined) await run('ipcrm', ['-m', id], {});
-  }
-
-  async #copyTree(from: string, to: string): Promise<void> {
-    // pg_wal's directories have to be there, its files come from the archive.
-    const skipped = new Set(['postmaster.pid', 'postmaster.opts', 'recovery.signal', 'standby.signal']);
-    await cp(from, to, {
-      recursive: true,
-      filter: async (path) => {
-        const name = path.slice(from.length + 1);
-        if (skipped.has(name) || name.startsWith('pgsql_tmp')) return false;
-        if (name.startsWith('pg_wal/')) return name === 'pg_wal/archive_status';
-        return isThere(path);
-      },
-    });
-    const { uid, gid } = this.owner;
-    if (uid !== undefined) await run('chown', ['-R', `${uid}:${gid}`, to], {});
-    await rm(join(to, 'pg_wal', 'archive_status'), { recursive: true, force: true });
+  async #copyCluster(from: string, to: string): Promise<void> {
+    await copyCluster(from, to, this.owner);
     await this.makeDirectory(join(to, 'pg_wal', 'archive_status'));
   }
 }
 
-function toConf(settings: Readonly<Record<string, string>>): string {
-  return Object.entries(settings)
-    .map(([name, value]) => `${name} = '${value.replaceAll(`'`, `''`)}'\n`)
-    .join('');
+/** Without `tcp` every server has it, in a socket directory of its own. */
+const SOCKET_PORT = 5432;
+
+async function choosePort(tcp: boolean | undefined): Promise<number> {
+  return tcp === true ? freePort() : SOCKET_PORT;
 }

@@ -1,0 +1,57 @@
+import { WalwardenError } from '../errors.ts';
+import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
+import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
+
+export interface CoveringParts {
+  readonly strategy: WalStorageStrategy;
+  readonly catalogue: { readBatches(): AsyncIterable<readonly WalFileInfo[]> };
+  readonly keys: ReadingKeys;
+}
+
+/** The bytes of a partial segment without the zeros that it was padded with; empty when it holds nothing else. */
+export function withoutPadding(plain: Buffer): Buffer {
+  let end = plain.length;
+  while (end > 0 && plain[end - 1] === 0) end -= 1;
+  return plain.subarray(0, end);
+}
+
+/**
+ * The archived file that holds every byte of a partial segment: the complete
+ * one, another partial one that is longer, or, where a timeline was left in this
+ * segment, that of a later timeline, which begins with the same bytes. Null when
+ * none does, or none can be read.
+ */
+export async function findCovering(
+  parts: CoveringParts,
+  partial: ParsedWalName,
+  content: Buffer,
+): Promise<WalName | null> {
+  for (const candidate of await candidates(parts, partial)) {
+    const stored = await parts.strategy.read(candidate);
+    if (stored === null) continue;
+    try {
+      const plain = await plainBytes(stored.bytes, parts.keys);
+      if (plain.length >= content.length && plain.subarray(0, content.length).equals(content)) return candidate;
+    } catch (error) {
+      // Damaged, or encrypted without a key at hand: it proves nothing.
+      if (!(error instanceof WalwardenError)) throw error;
+    }
+  }
+  return null;
+}
+
+/** Archived segments of the same number, complete or not, on this timeline and later ones: the likeliest first. */
+async function candidates({ catalogue }: CoveringParts, partial: ParsedWalName): Promise<WalName[]> {
+  const found: ParsedWalName[] = [];
+  for await (const infos of catalogue.readBatches()) {
+    for (const { name } of infos) {
+      const parsed = parseWalName(name);
+      if (parsed === undefined || (parsed.kind !== 'segment' && parsed.kind !== 'partial')) continue;
+      const sameNumber = parsed.log === partial.log && parsed.segment === partial.segment;
+      if (sameNumber && parsed.timeline >= partial.timeline) found.push(parsed);
+    }
+  }
+  return found.sort((a, b) => a.timeline - b.timeline || a.name.length - b.name.length).map(({ name }) => name);
+}

@@ -1,0 +1,76 @@
+import { readFile, rename } from 'node:fs/promises';
+import { sameIdentity } from '../storage/staging.ts';
+import { unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { isWalName } from '../wal/wal-name.ts';
+import type { MarkedFile } from './streaming-position.ts';
+
+/**
+ * Remembers, across processes, which position markers need no second look: what
+ * they hold is archived, or a copy is in errors. Nothing is ever removed because
+ * of it. Where it is missing or damaged, a marker is compared once more.
+ */
+export class MarkerMemory {
+  readonly #path: string;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** The files that were remembered last. Also drops what a crash left of a write. */
+  async read(): Promise<readonly MarkedFile[]> {
+    try {
+      await unlinkIfThere(this.#temporary);
+      const remembered: unknown = JSON.parse(await readFile(this.#path, 'utf8'));
+      return Array.isArray(remembered) ? remembered.flatMap(toMarkedFile) : [];
+    } catch {
+      // Whatever it is: that a marker is compared once more is no reason to fail.
+      return [];
+    }
+  }
+
+  /** Remembers these files and no others. */
+  async write(files: readonly MarkedFile[]): Promise<void> {
+    const facts = files.map(({ name, dev, ino, size, mtimeNs, ctimeNs }) => ({
+      name,
+      // JSON's numbers are too small.
+      dev: String(dev),
+      ino: String(ino),
+      size: String(size),
+      mtimeNs: String(mtimeNs),
+      ctimeNs: String(ctimeNs),
+    }));
+    await unlinkIfThere(this.#temporary);
+    await writeNewFile(this.#temporary, Buffer.from(`${JSON.stringify(facts, null, 2)}\n`), { mode: 0o600 });
+    await rename(this.#temporary, this.#path);
+  }
+
+  get #temporary(): string {
+    return `${this.#path}.tmp`;
+  }
+}
+
+/** Whether this is a file that was remembered, and nothing touched it since. */
+export function isRemembered(remembered: readonly MarkedFile[], file: MarkedFile): boolean {
+  return remembered.some(
+    (known) => known.name === file.name && sameIdentity(known, file) && known.ctimeNs === file.ctimeNs,
+  );
+}
+
+function toMarkedFile(value: unknown): MarkedFile[] {
+  if (typeof value !== 'object' || value === null) return [];
+  const facts = new Map<string, unknown>(Object.entries(value));
+  const name = facts.get('name');
+  const number = (key: string): bigint => {
+    const text = facts.get(key);
+    return typeof text === 'string' && /^\d+$/.test(text) ? BigInt(text) : -1n;
+  };
+  if (typeof name !== 'string' || !isWalName(name)) return [];
+  const [dev, ino, size, mtimeNs, ctimeNs] = [
+    number('dev'),
+    number('ino'),
+    number('size'),
+    number('mtimeNs'),
+    number('ctimeNs'),
+  ];
+  return [{ name, dev, ino, size, mtimeNs, ctimeNs }];
+}

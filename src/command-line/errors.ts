@@ -1,0 +1,51 @@
+import type { Command } from 'commander';
+import type { Execute } from './execution.ts';
+
+/** `errors list | explain | resolve`. */
+export function addErrors(program: Command, execute: Execute): void {
+  const errors = program
+    .command('errors')
+    .description('what is in the errors directory, why, and a safe way out')
+    .helpOption('-h, --help', 'print this help and exit')
+    .helpCommand(false);
+  errors
+    .command('list')
+    .description('the files in errors, and why they are there')
+    .argument('<server>', 'name of a server')
+    .action(async (name: string, _options, self: Command) =>
+      execute(self, { run: async (context) => (await import('../commands/errors.ts')).listErrors(context, name) }),
+    );
+  errors
+    .command('explain')
+    .description('compare files in errors with what is archived, byte by byte')
+    .argument('<server>', 'name of a server')
+    .argument('[file]', 'one file; all when absent')
+    .action(async (name: string, file: string | undefined, _options, self: Command) =>
+      execute(self, {
+        run: async (context) => (await import('../commands/errors.ts')).explainErrors(context, name, file),
+      }),
+    );
+  errors
+    .command('resolve')
+    .description(
+      'drop what is archived with the same content, archive again what can be; with a file, also keep it aside',
+    )
+    .option('--keep-aside', 'move it to errors.kept beside the errors directory, where nobody counts it')
+    .option(
+      '--accept-identity',
+      'after pg_upgrade: take the system identifier of this file, or without one that of the connected server, as ours',
+    )
+    .argument('<server>', 'name of a server')
+    .argument('[file]', 'one file; all when absent')
+    .action(
+      async (
+        name: string,
+        file: string | undefined,
+        options: { keepAside?: boolean; acceptIdentity?: boolean },
+        self: Command,
+      ) =>
+        execute(self, {
+          run: async (context) => (await import('../commands/errors.ts')).resolveErrors(context, name, file, options),
+        }),
+    );
+}

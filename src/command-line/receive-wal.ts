@@ -1,0 +1,18 @@
+import type { ReceiveWalOptions } from '../commands/receive-wal.ts';
+import type { AddCommand, Execute } from './execution.ts';
+
+/** `receive-wal`: in the foreground, or one of the things that a person does with a receiver. */
+export function addReceiveWal(add: AddCommand, execute: Execute): void {
+  add('receive-wal', 'receive WAL by streaming replication until stopped, in the foreground; or, with an option, only:')
+    .option('--stop', 'stop the receive-wal that runs')
+    .option('--reset', 'begin again where the server is: an old partial file is moved to errors')
+    .option('--create-slot', 'make the replication slot slot_name')
+    .option('--if-not-exists', 'with --create-slot: a slot that exists is fine')
+    .option('--drop-slot', 'remove the replication slot slot_name')
+    .argument('<server>', 'name of a server')
+    .action(async (name: string, options: ReceiveWalOptions, self) =>
+      execute(self, {
+        run: async (context) => (await import('../commands/receive-wal.ts')).receiveWal(context, name, options),
+      }),
+    );
+}

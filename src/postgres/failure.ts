@@ -1,0 +1,221 @@
+import { WalwardenError } from '../errors.ts';
+
+/**
+ * Why PostgreSQL doesn't do what we ask, as far as a user has to do different
+ * things about it. Told from SQLSTATE where there is one, else from libpq's and
+ * pg_receivewal's words.
+ */
+export type PostgresFailure =
+  | 'unreachable' // refused, no such host, no socket, timed out, connection lost
+  | 'starting-up' // starting up, shutting down, in crash recovery
+  | 'authentication' // wrong password, none given, no such role
+  | 'pg-hba' // pg_hba.conf rejects us
+  | 'tls' // TLS is required, refused, or its certificates don't fit
+  | 'no-privilege' // the role lacks REPLICATION, or may not do what was asked
+  | 'too-many-walsenders' // max_wal_senders is exhausted
+  | 'too-many-connections'
+  | 'wal-level' // wal_level = minimal
+  | 'slot-missing'
+  | 'slot-active' // another receiver has it
+  | 'slot-exhausted' // max_replication_slots
+  | 'wal-removed' // the server has no longer what we need next
+  | 'timeline-diverged' // our position is not in the server's history
+  | 'other-cluster' // another system identifier
+  | 'server-newer' // than pg_receivewal
+  | 'misconfigured' // our own options: conninfo that can't be parsed, ...
+  | 'other';
+
+/** An error of PostgreSQL's, or on the way to it. Its text never holds a password. */
+export class PostgresError extends WalwardenError {
+  readonly failure: PostgresFailure;
+  readonly sqlState: string | null;
+
+  constructor(
+    failure: PostgresFailure,
+    message: string,
+    details: { readonly hint?: string; readonly cause?: unknown; readonly sqlState?: string | null } = {},
+  ) {
+    super('postgres', message, details);
+    this.failure = failure;
+    this.sqlState = details.sqlState ?? null;
+  }
+}
+
+/** What a hint needs to name. */
+export interface FailureContext {
+  /** The option whose connection failed: `conninfo`, `wal_streaming_conninfo`, … */
+  readonly option: string;
+  /** walwarden's name of the server. */
+  readonly server?: string | undefined;
+  readonly slotName?: string | null | undefined;
+}
+
+/**
+ * What a message of libpq, of pg_receivewal or of the server says went wrong.
+ * Only English is understood, except for names that no translation changes
+ * (`pg_hba.conf`, `max_wal_senders`).
+ */
+export function failureOfMessage(message: string): PostgresFailure {
+  return WORDS.find(([, pattern]) => pattern.test(message))?.[0] ?? 'other';
+}
+
+/**
+ * The same for an error that the server has sent, by its SQLSTATE (PostgreSQL:
+ * utils/errcodes.txt); the words decide where one state stands for several things.
+ */
+export function failureOfServerError(sqlState: string, message: string): PostgresFailure {
+  const failure = failureOfMessage(message);
+  if (failure !== 'other') return failure;
+  return STATES.find(([state]) => sqlState.startsWith(state))?.[1] ?? 'other';
+}
+
+/** States, or classes of them, for servers that don't speak English. */
+const STATES: readonly [state: string, failure: PostgresFailure][] = [
+  ['08', 'unreachable'],
+  ['28', 'authentication'],
+  ['3D000', 'misconfigured'], // no such database
+  ['42501', 'no-privilege'],
+  ['42704', 'slot-missing'], // undefined_object
+  ['53300', 'too-many-connections'],
+  ['53400', 'slot-exhausted'],
+  ['55006', 'slot-active'],
+  ['57P01', 'starting-up'], // admin_shutdown
+  ['57P02', 'starting-up'], // crash_shutdown
+  ['57P03', 'starting-up'], // cannot_connect_now
+  ['57P04', 'misconfigured'], // database_dropped
+  ['58P01', 'wal-removed'], // undefined_file: of all files that we ask for, WAL
+];
+
+/**
+ * The words, most telling first: one message of libpq may hold the failures of
+ * several addresses, and a lost connection is the least of what it can say.
+ * From PostgreSQL 10 to 18: interfaces/libpq/fe-*.c, bin/pg_basebackup/{streamutil,receivelog}.c,
+ * backend/{libpq,postmaster,replication,utils/init}.
+ */
+const WORDS: readonly [failure: PostgresFailure, pattern: RegExp][] = [
+  ['other-cluster', /system identifier (?:does not match|differs)/],
+  ['server-newer', /does not support streaming from server versions newer/],
+  [
+    'wal-removed',
+    /requested WAL segment \S+ has already been removed|can no longer (?:get changes from|access) replication slot|slot has been invalidated/,
+  ],
+  [
+    'timeline-diverged',
+    /is not in this server's history|is not a child of this server's history|is not present in the server|is ahead of the WAL flush position|history forked from timeline|unexpected next timeline|but reported next timeline|highest timeline \d+ of the primary is behind/,
+  ],
+  ['wal-level', /wal_level/],
+  ['too-many-walsenders', /max_wal_senders/],
+  ['slot-exhausted', /all replication slots are in use|max_replication_slots/],
+  ['slot-active', /replication slot .* is (?:already )?active/],
+  ['slot-missing', /replication slot .* does not exist/],
+  [
+    'too-many-connections',
+    /too many clients already|connection slots are reserved|too many connections for|connection limit exceeded|no more connections allowed/,
+  ],
+  [
+    'starting-up',
+    /the database system is (?:starting up|shutting down|in recovery mode|not (?:yet )?accepting connections)|terminating (?:connection|walsender process) (?:due to administrator command|because of crash of another server process)/,
+  ],
+  ['pg-hba', /pg_hba\.conf/],
+  [
+    'misconfigured',
+    /received invalid response to (?:SSL|GSSAPI) negotiation|expected authentication request from server/, // no PostgreSQL
+  ],
+  // An established connection that breaks says SSL, too, when it has TLS.
+  ['unreachable', /SSL SYSCALL error|SSL connection has been closed unexpectedly/],
+  [
+    'tls',
+    /\bSSL\b|valid client certificate|certificate verify failed|server certificate for|root certificate|certificate file|private key file|certificate present|GSSAPI encryption/,
+  ],
+  [
+    'no-privilege',
+    /permission denied (?:to|for)|must be (?:a )?superuser|must have (?:the )?(?:privileges|replication)|only roles with/i,
+  ],
+  [
+    'authentication',
+    /authentication failed|no password supplied|empty password|role ".*" (?:does not exist|is not permitted to log in)|authentication method|SASL authentication|SCRAM|channel binding|could not look up local user/,
+  ],
+  [
+    'misconfigured',
+    /connection option|connection info string|weak sslmode|invalid \S+ value:|invalid port number|could not match \d+|definition of service|service file|invalid URI|percent-encoded|in URI\b|URI query parameter|socket path .* is too long|could not parse network address|requirepeer|database ".*" does not exist|unrecognized configuration parameter|invalid value for parameter|invalid command-line argument/,
+  ],
+  [
+    'unreachable',
+    /Connection (?:refused|timed out|reset)|could not connect|could not translate host name|timeout expired|server closed the connection|No route to host|Host is (?:down|unreachable)|Network is (?:down|unreachable)|Broken pipe|connection to server on socket .* failed: (?:No such file|Permission denied)|could not (?:receive data from|send data to) (?:server|WAL stream)|could not (?:read|send) .*COPY|no connection to the server|termination of replication stream|replication stream was terminated|connection not open|lost synchronization|invalid socket|session is (?:not )?read-only|server is (?:not )?in hot standby mode|Is the server running/,
+  ],
+];
+
+/** What to do about it, in one line that names the option or the setting to change. */
+export function hintFor(failure: PostgresFailure, { option, server, slotName }: FailureContext): string {
+  const of = server === undefined ? '' : ` of [${server}]`;
+  const command = (words: string): string => `walwarden ${words} ${server ?? 'SERVER'}`;
+  const slot = slotName === undefined || slotName === null ? 'the slot' : `slot "${slotName}"`;
+  switch (failure) {
+    case 'unreachable':
+      return `is PostgreSQL running, does it listen there (listen_addresses, port), and are host and port in ${option}${of} right? A firewall in between shows as a timeout`;
+    case 'starting-up':
+      return 'wait: it is starting, stopping or recovering, see its log';
+    case 'authentication':
+      return `check user and password in ${option}${of}; a password belongs into ~/.pgpass (mode 0600) of the user that walwarden runs as`;
+    case 'pg-hba':
+      return option.includes('streaming')
+        ? `add a line like "host replication USER ADDRESS/32 scram-sha-256" to pg_hba.conf of the server and reload it: the database "all" does not include replication`
+        : `add a line like "host DATABASE USER ADDRESS/32 scram-sha-256" to pg_hba.conf of the server and reload it; USER and DATABASE are those of ${option}${of}`;
+    case 'tls':
+      return `check sslmode, sslrootcert, sslcert and sslkey in ${option}${of}, and ssl on the server`;
+    case 'no-privilege':
+      return option.includes('streaming')
+        ? `on the server: ALTER ROLE … REPLICATION, for the user of ${option}${of}`
+        : `on the server: GRANT pg_monitor TO the user of ${option}${of}`;
+    case 'too-many-walsenders':
+      return 'raise max_wal_senders on the server and restart it (0 means that wal_level is minimal), or end a receiver that is not needed: see pg_stat_replication';
+    case 'too-many-connections':
+      return `raise max_connections on the server, or the CONNECTION LIMIT of the role or database of ${option}${of}`;
+    case 'wal-level':
+      return 'set wal_level = replica and max_wal_senders = 10 on the server, and restart it';
+    case 'slot-missing':
+      return `create it: ${command('receive-wal --create-slot')}, or set create_slot = auto; slot_name${of} must be its name`;
+    case 'slot-active':
+      return `stop whoever uses ${slot}, or choose another slot_name${of}; a broken connection gives it back within wal_sender_timeout`;
+    case 'slot-exhausted':
+      return 'raise max_replication_slots on the server and restart it, or drop a slot that nobody needs: see pg_replication_slots';
+    case 'wal-removed':
+      return `WAL is missing from here on: ${command('receive-wal --reset')}, then take a new base backup; a slot (slot_name, create_slot = auto) keeps the server from removing what was not received, max_slot_wal_keep_size limits that`;
+    case 'timeline-diverged':
+      return `the server has left the timeline that was received (failover, or recovery to a point in time): if it is the right server, ${command('receive-wal --reset')}, then take a new base backup`;
+    case 'other-cluster':
+      return `another cluster answers at ${option}${of}: correct it; after pg_upgrade or a new initdb: ${command('errors resolve --accept-identity')}`;
+    case 'server-newer':
+      return 'install the client programs of the version of the server, or a later one, and let path_prefix name their directory';
+    case 'misconfigured':
+      return `correct ${option}${of}`;
+    case 'other':
+      return 'see the log of PostgreSQL';
+  }
+}
+
+/** Whether waiting may be enough; otherwise somebody has to do something first. What is not known is given a chance. */
+export function passesByItself(failure: PostgresFailure): boolean {
+  switch (failure) {
+    case 'unreachable':
+    case 'starting-up':
+    case 'too-many-walsenders':
+    case 'too-many-connections':
+    case 'slot-active':
+    case 'other':
+      return true;
+    case 'authentication':
+    case 'pg-hba':
+    case 'tls':
+    case 'no-privilege':
+    case 'wal-level':
+    case 'slot-missing':
+    case 'slot-exhausted':
+    case 'wal-removed':
+    case 'timeline-diverged':
+    case 'other-cluster':
+    case 'server-newer':
+    case 'misconfigured':
+      return false;
+  }
+}

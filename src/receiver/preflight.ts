@@ -1,0 +1,227 @@
+import { readIdentity } from '../archiver/identity.ts';
+import { hintFor, PostgresError } from '../postgres/failure.ts';
+import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { formatLsn } from '../wal/lsn.ts';
+import { repairPartials } from './partial-file.ts';
+import { findPgReceivewal, type PgReceivewal } from './pg-receivewal.ts';
+import type { ReceiverCause } from './receiver-report.ts';
+import type { ReceiverSettings } from './receiver-settings.ts';
+import { judgePosition, timelineAt } from './server-history.ts';
+import { prepareSlot, warnOfGap, type ReceiverSlot } from './slot.ts';
+import {
+  checkStreamingDirectory,
+  createPosition,
+  findStreamingStart,
+  listStreamingFiles,
+  readHeader,
+  type StreamingStart,
+} from './streaming-directory.ts';
+import { askStreamingServer, connectForStreaming, streamingOption, type StreamingServer } from './streaming-server.ts';
+
+/** What pg_receivewal is started with, once it is known that it can stream. */
+export interface ReadyToStream {
+  readonly program: PgReceivewal;
+  readonly serverVersion: number;
+  readonly systemIdentifier: bigint;
+  /** Bytes. */
+  readonly segmentSize: number;
+  /** `--synchronous`: we are listed in synchronous_standby_names. */
+  readonly synchronous: boolean;
+}
+
+/**
+ * Finds out whether WAL can be received, and makes it possible where it is ours
+ * to do so: a missing slot with `create_slot = auto`, a partial file of a wrong
+ * size, a place to begin at. Throws what stands in the way; {@link causeOf}
+ * names it. The caller holds the receive-wal lock, and pg_receivewal does not
+ * run. No connection is left open: every WAL sender counts.
+ */
+export async function prepareToStream(settings: ReceiverSettings, signal?: AbortSignal): Promise<ReadyToStream> {
+  await checkStreamingDirectory(settings.streamingDirectory);
+  const program = await findPgReceivewal(settings.pathPrefix, signal);
+  signal?.throwIfAborted();
+  await using connection = await connectForStreaming(settings, signal);
+  const server = await askStreamingServer(connection, settings);
+  signal?.throwIfAborted();
+  checkVersion(settings, program, server);
+  await checkIdentity(settings, server);
+  const files = await listStreamingFiles(settings.streamingDirectory, server.segmentSize);
+  const start = findStreamingStart(files, server.segmentSize);
+  if (start !== null) await checkPosition(settings, start, server);
+  const slot = await prepareSlot(settings, connection, signal);
+  if (start === null) await beginAtSlot(settings, slot, server);
+  else if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
+  await repairPartials(settings, files, server.segmentSize);
+  return {
+    program,
+    serverVersion: server.version,
+    systemIdentifier: server.systemIdentifier,
+    segmentSize: server.segmentSize,
+    synchronous: isSynchronous(settings, server),
+  };
+}
+
+function checkVersion({ server: name }: ReceiverSettings, program: PgReceivewal, server: StreamingServer): void {
+  const major = Math.trunc(server.version / 10_000);
+  if (program.major >= major) return;
+  throw new PostgresError(
+    'server-newer',
+    `${program.path} is version ${program.version}, and can't receive from PostgreSQL ${major}, which ${name} is`,
+    {
+      hint:
+        `install pg_receivewal ${major} or later (Debian: postgresql-client-${major}) and set path_prefix to its ` +
+        `directory (/usr/lib/postgresql/${major}/bin)`,
+    },
+  );
+}
+
+/** Read from the file each time: somebody may have corrected it since the last try. */
+export async function checkIdentity(settings: ReceiverSettings, server: StreamingServer): Promise<void> {
+  const { identity, postgres } = settings;
+  const found = String(server.systemIdentifier);
+  const recorded = await readIdentity(identity.path);
+  if (recorded === null) {
+    // An archive without the file says itself to whom it belongs; a new one is this server's from now on.
+    const refused = await identity.accept(server.systemIdentifier, Math.trunc(server.version / 10_000));
+    if (refused === null) return;
+  } else if (recorded.systemid === found) return;
+  const own = recorded ?? (await identity.current());
+  throw new PostgresError(
+    'other-cluster',
+    `${streamingOption(postgres)} of ${settings.server} leads to another cluster: its system identifier is ${found}, ` +
+      `and this archive belongs to ${own?.systemid} (${identity.path})`,
+    {
+      hint:
+        `correct ${streamingOption(postgres)}, or make a new cluster a server of its own; after pg_upgrade, once the old ` +
+        `WAL is archived: walwarden errors resolve --accept-identity ${settings.server}, then receive-wal --reset ${settings.server}`,
+    },
+  );
+}
+
+/** Throws unless pg_receivewal can go on from where it stopped. */
+async function checkPosition(
+  settings: ReceiverSettings,
+  start: StreamingStart,
+  server: StreamingServer,
+): Promise<void> {
+  const { server: name, streamingDirectory } = settings;
+  const option = streamingOption(settings.postgres);
+  const reset = `walwarden receive-wal --reset ${name}`;
+  const header = await readHeader(streamingDirectory, start.file);
+  if (header !== null && header.systemIdentifier !== server.systemIdentifier) {
+    throw new PostgresError(
+      'other-cluster',
+      `${start.file.entry} in ${streamingDirectory} was received from system identifier ${header.systemIdentifier}, ` +
+        `and ${option} leads to ${server.systemIdentifier}`,
+      { hint: `if the cluster was replaced, ${reset} sets the old files aside and begins with the new one` },
+    );
+  }
+  const standing = judgePosition(start, server);
+  if (standing.reachable) return;
+  const received = `WAL of ${name} was received up to ${formatLsn(start.lsn)} of timeline ${start.timeline}`;
+  const rightServer = `make sure that ${option} leads to the right server`;
+  switch (standing.why) {
+    case 'diverged':
+      throw new PostgresError(
+        'timeline-diverged',
+        `${received}, but the server, now on timeline ${server.timeline}, left that timeline at ${formatLsn(standing.switchPoint)}`,
+        { hint: `a standby that was behind was promoted, or an older state restored: ${rightServer}, then ${reset}` },
+      );
+    case 'unknown':
+      throw new PostgresError(
+        'timeline-diverged',
+        `${received}, and the server, on timeline ${server.timeline}, does not descend from that timeline`,
+        {
+          hint:
+            start.timeline > server.timeline
+              ? `that is an old primary, or an older state was restored: ${rightServer}; if it is, move the files of ${streamingDirectory} away`
+              : `${rightServer}, then ${reset}`,
+        },
+      );
+    case 'ahead':
+      throw ahead(received, server, rightServer, streamingDirectory);
+  }
+}
+
+function ahead(received: string, server: StreamingServer, rightServer: string, directory: string): PostgresError {
+  const message = `${received}, but the server has only written up to ${formatLsn(server.lsn)}`;
+  const lagging = 'it is a standby that lags behind: it has to catch up first';
+  if (server.inRecovery === true) return new PostgresError('other', message, { hint: lagging });
+  const lost = `if it lost WAL (restored from a snapshot), move the files of ${directory} away`;
+  return new PostgresError('timeline-diverged', message, {
+    hint: server.inRecovery === false ? `${rightServer}; ${lost}` : `either ${lagging}; or ${rightServer}; ${lost}`,
+  });
+}
+
+/** An empty directory tells nothing, and pg_receivewal before 15 would begin at the server's current position, behind a gap. */
+async function beginAtSlot(
+  settings: ReceiverSettings,
+  slot: ReceiverSlot | null,
+  server: StreamingServer,
+): Promise<void> {
+  if (slot === null || slot.restartLsn === null) return;
+  const at = { timeline: timelineAt(slot.restartLsn, server), lsn: slot.restartLsn };
+  const entry = await createPosition(settings.streamingDirectory, at, server.segmentSize);
+  settings.logger.info(
+    { server: settings.server, slot: slot.name, file: entry },
+    `receiving begins where replication slot "${slot.name}" is, at ${formatLsn(slot.restartLsn)}`,
+  );
+}
+
+/** Whether `--synchronous` would be right now, as {@link prepareToStream} decides it; null when the server can't be asked. */
+export async function isSynchronousNow(settings: ReceiverSettings, signal: AbortSignal): Promise<boolean | null> {
+  try {
+    await using connection = await connectForStreaming(settings, signal);
+    const [row] = await connection.query('SHOW synchronous_standby_names');
+    return isSynchronousName(row?.['synchronous_standby_names'] ?? '', settings.postgres.streamingName);
+  } catch (error) {
+    if (error instanceof WalwardenError) return null;
+    throw error;
+  }
+}
+
+function isSynchronous({ server: name, postgres, logger }: ReceiverSettings, server: StreamingServer): boolean {
+  try {
+    return isSynchronousName(server.synchronousStandbyNames, postgres.streamingName);
+  } catch (error) {
+    logger.warn(
+      { server: name },
+      `can't tell whether we are a synchronous standby, so WAL is received without --synchronous: ${messageOf(error)}`,
+    );
+    return false;
+  }
+}
+
+const FULL = new Set(['ENOSPC', 'EDQUOT']);
+
+/** What stands in the way, for the report and the log. */
+export function causeOf(error: unknown): ReceiverCause {
+  const message = messageOf(error);
+  const hint = error instanceof WalwardenError ? error.hint : undefined;
+  if (error instanceof PostgresError) {
+    const { failure } = error;
+    return { failure, message, hint: hint ?? hintFor(failure, { option: 'streaming_conninfo' }) };
+  }
+  if (error instanceof WalwardenError && error.code === 'program') {
+    return {
+      failure: 'program-missing',
+      message,
+      hint: hint ?? 'install pg_receivewal, or set path_prefix to its directory',
+    };
+  }
+  if (hasErrno(error, (errno) => FULL.has(errno))) {
+    return { failure: 'low-disk', message, hint: hint ?? 'free space on the file system of streaming_wals_directory' };
+  }
+  if ((error instanceof WalwardenError && error.code === 'storage') || hasErrno(error, () => true)) {
+    return { failure: 'directory', message, hint: hint ?? 'see streaming_wals_directory and its owner' };
+  }
+  return { failure: 'other', message, hint: hint ?? 'see the log' };
+}
+
+/** Whether a system error, or one that it caused, is of this kind. */
+function hasErrno(error: unknown, isThis: (errno: string) => boolean): boolean {
+  const errno = errnoOf(error);
+  if (errno !== undefined) return isThis(errno);
+  return error instanceof Error && error.cause !== undefined && hasErrno(error.cause, isThis);
+}

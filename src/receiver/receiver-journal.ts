@@ -1,0 +1,131 @@
+import { messageOf } from '../errors.ts';
+import { count, formatSpan } from '../words.ts';
+import { OutageLog, type Level } from './outage-log.ts';
+import type { ReadyToStream } from './preflight.ts';
+import { readReceiverReport, writeReceiverReport, type ReceiverCause, type ReceiverState } from './receiver-report.ts';
+import type { ReceiverSettings } from './receiver-settings.ts';
+
+/** Why a state is entered, and for how long. */
+export interface StateReason {
+  readonly cause: ReceiverCause;
+  /** In so many milliseconds comes the next try; null when no time decides it. */
+  readonly retryMs: number | null;
+}
+
+/** What a receiver tells of itself as its state changes: in the log, and in its report to other processes. */
+export class ReceiverJournal {
+  readonly #log: OutageLog;
+  readonly #settings: ReceiverSettings;
+  readonly #startedAt = Date.now();
+  #state: ReceiverState = 'preparing';
+  #since = this.#startedAt;
+  #lastStreamed: number | null;
+  #cause: ReceiverCause | null = null;
+  #retryAt: number | null = null;
+  #ready: ReadyToStream | null = null;
+  #starts = 0;
+  /** Since the last time that it streamed. */
+  #failures = 0;
+  #downSince: number | null = null;
+  #writing: Promise<void> = Promise.resolve();
+
+  private constructor(settings: ReceiverSettings, lastStreamed: number | null) {
+    this.#settings = settings;
+    this.#log = new OutageLog(settings.logger);
+    this.#lastStreamed = lastStreamed;
+  }
+
+  /** Begins where the receiver before us ended: when it streamed last is worth knowing. */
+  static async open(settings: ReceiverSettings): Promise<ReceiverJournal> {
+    const previous = await readReceiverReport(settings.reportPath);
+    return new ReceiverJournal(settings, previous?.lastStreamed ?? null);
+  }
+
+  /** pg_receivewal was started. */
+  started(ready: ReadyToStream): void {
+    this.#ready = ready;
+    this.#starts += 1;
+  }
+
+  /** Tells the new state; `reason` where it does not stream for one. */
+  enter(state: ReceiverState, reason: StateReason | null): void {
+    // A try after a failure is part of the same outage, for those who look from outside.
+    if (state === 'preparing' && this.#cause !== null) return;
+    const now = Date.now();
+    if (this.#state === 'streaming') this.#lastStreamed = now;
+    this.#tell(state, reason, now);
+    if (state !== this.#state || reason?.cause.failure !== this.#cause?.failure) this.#since = now;
+    this.#state = state;
+    this.#cause = reason?.cause ?? null;
+    this.#retryAt = reason === null || reason.retryMs === null ? null : now + reason.retryMs;
+    this.#failures = reason === null ? 0 : this.#failures + 1;
+    this.#downSince = reason === null ? null : (this.#downSince ?? now);
+    this.#report();
+  }
+
+  /** It has streamed for a while: what happens from now on is news. */
+  stillStreaming(): void {
+    this.#log.over();
+    this.#report();
+  }
+
+  /** A line of the log that is told once an outage. */
+  say(level: Level, text: string): void {
+    this.#log.tell(level, { server: this.#settings.server }, text);
+  }
+
+  #tell(state: ReceiverState, reason: StateReason | null, now: number): void {
+    const { server, postgres } = this.#settings;
+    if (reason !== null) {
+      const { failure, message, hint } = reason.cause;
+      const retry = reason.retryMs === null ? '' : `; trying again in ${formatSpan(reason.retryMs)}`;
+      const fields = { server, state, failure, ...(hint === null ? {} : { hint }) };
+      return this.#log.tell(state === 'waiting' ? 'warn' : 'error', fields, message + retry);
+    }
+    if (state === 'streaming') {
+      const down =
+        this.#downSince === null
+          ? ''
+          : ` again, after ${count(this.#failures, 'failure')} in ${formatSpan(now - this.#downSince)}`;
+      const fields = {
+        server,
+        slot: postgres.slotName,
+        synchronous: this.#ready?.synchronous,
+        program: this.#ready?.program.version,
+      };
+      this.#log.tell('info', fields, `receiving WAL of ${server}${down}`);
+    }
+    if (state === 'stopping') this.#log.tell('info', { server }, `receive-wal of ${server} is asked to stop`);
+    if (state === 'stopped') this.#log.tell('info', { server }, `receive-wal of ${server} has stopped`);
+  }
+
+  /** Brings the report up to date; a disk that can't take it is told, and no more. */
+  #report(): void {
+    const { reportPath, postgres, server } = this.#settings;
+    const streaming = this.#state === 'streaming';
+    const report = {
+      pid: process.pid,
+      state: this.#state,
+      since: this.#since,
+      startedAt: this.#startedAt,
+      lastStreamed: streaming ? Date.now() : this.#lastStreamed,
+      restarts: Math.max(0, this.#starts - 1),
+      cause: this.#cause,
+      retryAt: this.#retryAt,
+      slotName: postgres.slotName,
+      synchronous: this.#ready?.synchronous ?? null,
+      program: this.#ready?.program.version ?? null,
+    };
+    this.#writing = this.#writing
+      .then(() => writeReceiverReport(reportPath, report))
+      .catch((error: unknown) => {
+        const text = `can't write ${reportPath}, from which status and check know of receive-wal: ${messageOf(error)}`;
+        this.#log.tell('warn', { server }, text);
+      });
+  }
+
+  /** Resolves once the last report is written, or could not be. */
+  written(): Promise<void> {
+    return this.#writing;
+  }
+}

@@ -1,0 +1,23 @@
+import type { ErrorsDirectory } from '../archiver/errors-directory.ts';
+import type { SystemIdentity } from '../archiver/identity.ts';
+import type { Logger } from '../logging.ts';
+import type { PostgresSettings } from '../postgres/remote-status.ts';
+
+/** What the receiver of one server works with; plain values, no configuration. */
+export interface ReceiverSettings {
+  readonly server: string;
+  readonly postgres: PostgresSettings;
+  readonly createSlot: 'manual' | 'auto';
+  readonly pathPrefix: readonly string[] | null;
+  readonly streamingDirectory: string;
+  /** `.<server>-receive-wal.lock`, which also holds the pid. */
+  readonly lockPath: string;
+  /** Where the {@link ReceiverReport} is written. */
+  readonly reportPath: string;
+  /** Old partial files go there. */
+  readonly errors: ErrorsDirectory;
+  readonly identity: SystemIdentity;
+  /** `receive_wal_min_free` in bytes; null: 5 % of the file system or 1 GiB, whichever is smaller. */
+  readonly minFree: number | null;
+  readonly logger: Logger;
+}

@@ -1,0 +1,71 @@
+import type { ReceiverState } from './receiver-report.ts';
+
+/** What can happen to a receiver. */
+export type ReceiverEvent =
+  | 'streams' // the server sends WAL
+  | 'fails' // for a cause that may pass by itself
+  | 'blocks' // for a cause that somebody has to remove
+  | 'disk-low'
+  | 'disk-free'
+  | 'retry' // it is time for the next try
+  | 'changed' // the server wants it otherwise than pg_receivewal was started
+  | 'stop' // we are asked to end
+  | 'gone'; // nothing of us runs any more
+
+/**
+ * Where every event leads from every state; one that means nothing in a state
+ * leaves it as it is. Nothing but `gone` follows a request to stop.
+ */
+// prettier-ignore
+const TRANSITIONS: Readonly<Record<ReceiverState, Readonly<Record<ReceiverEvent, ReceiverState>>>> = {
+  preparing: {
+    streams: 'streaming', fails: 'waiting',   blocks: 'blocked',  'disk-low': 'low-disk',
+    'disk-free': 'preparing', retry: 'preparing', stop: 'stopping', gone: 'preparing', changed: 'preparing',
+  },
+  streaming: {
+    streams: 'streaming', fails: 'waiting',   blocks: 'blocked',  'disk-low': 'low-disk',
+    'disk-free': 'streaming', retry: 'streaming', stop: 'stopping', gone: 'streaming', changed: 'preparing',
+  },
+  waiting: {
+    streams: 'waiting',   fails: 'waiting',   blocks: 'waiting',  'disk-low': 'waiting',
+    'disk-free': 'waiting',   retry: 'preparing', stop: 'stopping', gone: 'waiting', changed: 'waiting',
+  },
+  blocked: {
+    streams: 'blocked',   fails: 'blocked',   blocks: 'blocked',  'disk-low': 'blocked',
+    'disk-free': 'blocked',   retry: 'preparing', stop: 'stopping', gone: 'blocked', changed: 'blocked',
+  },
+  'low-disk': {
+    streams: 'low-disk',  fails: 'low-disk',  blocks: 'low-disk', 'disk-low': 'low-disk',
+    'disk-free': 'preparing', retry: 'low-disk',  stop: 'stopping', gone: 'low-disk', changed: 'low-disk',
+  },
+  stopping: {
+    streams: 'stopping',  fails: 'stopping',  blocks: 'stopping', 'disk-low': 'stopping',
+    'disk-free': 'stopping',  retry: 'stopping',  stop: 'stopping', gone: 'stopped', changed: 'stopping',
+  },
+  stopped: {
+    streams: 'stopped',   fails: 'stopped',   blocks: 'stopped',  'disk-low': 'stopped',
+    'disk-free': 'stopped',   retry: 'stopped',   stop: 'stopped',  gone: 'stopped', changed: 'stopped',
+  },
+};
+
+/** The state after an event. */
+export function nextState(state: ReceiverState, event: ReceiverEvent): ReceiverState {
+  return TRANSITIONS[state][event];
+}
+
+/** A cause that somebody has to remove is looked at again so often, in milliseconds. */
+export const BLOCKED_RETRY_MS = 30_000;
+
+const FIRST_RETRY_MS = 1_000;
+const LAST_RETRY_MS = 60_000;
+
+/**
+ * How long to wait after so many failures in a row (0: after the first), in
+ * milliseconds: doubling from 1 s to 60 s, less up to a half of it, so that
+ * many receivers don't come back to one server at the same moment. `random` is
+ * from 0 to 1.
+ */
+export function retryDelayMs(failures: number, random: number): number {
+  const longest = Math.min(FIRST_RETRY_MS * 2 ** failures, LAST_RETRY_MS);
+  return Math.max(FIRST_RETRY_MS, Math.round(longest * (1 - random / 2)));
+}

@@ -1,0 +1,130 @@
+import { join } from 'node:path';
+import { fsyncDirectory, moveUnlessThere } from '../durable/durable-file.ts';
+import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { claimPath } from '../storage/claim.ts';
+import { formatLsn } from '../wal/lsn.ts';
+import { isWalName, segmentOfLsn } from '../wal/wal-name.ts';
+import { checkIdentity } from './preflight.ts';
+import type { ReceiverSettings } from './receiver-settings.ts';
+import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
+import { slotForReset } from './slot.ts';
+import {
+  checkStreamingDirectory,
+  comesAfter,
+  createPosition,
+  findStreamingStart,
+  listStreamingFiles,
+  readHeader,
+  type SegmentPlace,
+  type StreamingFile,
+  type StreamingStart,
+} from './streaming-directory.ts';
+import { askStreamingServer, connectForStreaming, type StreamingServer } from './streaming-server.ts';
+
+/**
+ * Makes pg_receivewal begin anew: at the slot's restart LSN, or where the
+ * server is now. Partial files go to errors; complete segments that would tell
+ * pg_receivewal another place are left to the archiver, under a name that
+ * pg_receivewal does not look at. Nothing is deleted. The caller holds the
+ * receive-wal lock. Resolves to what was done, in lines.
+ */
+export async function resetStreaming(settings: ReceiverSettings): Promise<string> {
+  const { streamingDirectory } = settings;
+  await checkStreamingDirectory(streamingDirectory);
+  await using connection = await connectForStreaming(settings);
+  const server = await askStreamingServer(connection, settings);
+  await checkIdentity(settings, server);
+  const files = await listStreamingFiles(streamingDirectory, server.segmentSize);
+  const start = findStreamingStart(files, server.segmentSize);
+  if (start === null) return ALIGNED;
+  const header = await readHeader(streamingDirectory, start.file);
+  const ofOtherCluster = header !== null && header.systemIdentifier !== server.systemIdentifier;
+  // Before a slot is made there.
+  if (!ofOtherCluster) refuseAhead(start, server, settings);
+  const slot = await slotForReset(settings, connection);
+  const target = targetOf(slot?.restartLsn ?? null, server);
+  if (!ofOtherCluster && isAligned(start, target, server)) return ALIGNED;
+
+  const lines = ['Resetting receive-wal directory status'];
+  const place: SegmentPlace = { timeline: target.timeline, segment: target.lsn / size(server), partial: true };
+  for (const file of files) {
+    if (file.partial) lines.push(await setAside(settings, file));
+    // Also one of the same timeline and number: pg_receivewal prefers it to the partial file.
+    else if (file.segment !== 0n && comesAfter(file, place)) lines.push(await leaveToArchiver(settings, file));
+  }
+  const entry = await createPosition(streamingDirectory, target, server.segmentSize);
+  lines.push(`Creating status file ${join(streamingDirectory, entry)}`);
+  const gap = ofOtherCluster ? null : gapBetween(start, target, server);
+  if (gap !== null) lines.push(gap);
+  settings.logger.warn({ server: settings.server, from: start.file.entry, to: entry }, lines.join('; '));
+  return lines.join('\n');
+}
+
+const ALIGNED = 'Nothing to do. Position of receive-wal is aligned.';
+
+const size = ({ segmentSize }: StreamingServer): bigint => BigInt(segmentSize);
+
+function targetOf(restartLsn: bigint | null, server: StreamingServer): TimelinePosition {
+  const at = restartLsn ?? server.lsn;
+  return { timeline: timelineAt(at, server), lsn: at - (at % size(server)) };
+}
+
+/** Whether pg_receivewal can go on from where it is without leaving out anything that the new position would have. */
+function isAligned(start: StreamingStart, target: TimelinePosition, server: StreamingServer): boolean {
+  return start.lsn >= target.lsn && judgePosition(start, server).reachable;
+}
+
+/** Files from the future mean, more often than not, that this is the wrong server. */
+function refuseAhead(start: StreamingStart, server: StreamingServer, settings: ReceiverSettings): void {
+  const laterTimeline = start.timeline > server.timeline;
+  const standing = judgePosition(start, server);
+  if (!laterTimeline && (standing.reachable || standing.why !== 'ahead')) return;
+  const current = segmentOfLsn(server.timeline, server.lsn, server.segmentSize);
+  throw new WalwardenError(
+    'receiver',
+    `The receive-wal position is ahead of PostgreSQL current WAL lsn (${start.file.entry} > ${current})`,
+    {
+      hint:
+        server.inRecovery === true
+          ? 'the server is a standby that lags behind: wait until it has caught up'
+          : `make sure that this is the right server, and not an old primary; if it lost WAL (restored from a snapshot), move the files of ${settings.streamingDirectory} away`,
+    },
+  );
+}
+
+async function setAside({ streamingDirectory, errors }: ReceiverSettings, { entry }: StreamingFile): Promise<string> {
+  const path = join(streamingDirectory, entry);
+  const moved = await errors.take(path, entry, 'reset', 'receive-wal --reset began at another place');
+  return `Moving status file ${path} to ${join(errors.path, moved)}`;
+}
+
+/** Under a claim's name; where that is taken by a claim of an interrupted pass, to errors. */
+async function leaveToArchiver(settings: ReceiverSettings, file: StreamingFile): Promise<string> {
+  const { streamingDirectory } = settings;
+  const path = join(streamingDirectory, file.entry);
+  if (!isWalName(file.entry)) return setAside(settings, file);
+  const claim = claimPath(path, file.entry);
+  try {
+    if (!(await moveUnlessThere(path, claim))) return await setAside(settings, file);
+    await fsyncDirectory(streamingDirectory);
+  } catch (cause) {
+    if (errnoOf(cause) === undefined) throw cause;
+    throw new WalwardenError('storage', `can't rename ${path}: ${messageOf(cause)}`, {
+      cause,
+      hint: 'it is streaming_wals_directory: see its owner and the space there',
+    });
+  }
+  return `Leaving ${file.entry} to archive-wal, as ${claim}`;
+}
+
+/** What will not be received: from where both histories are still the same, to where it begins anew. */
+function gapBetween(start: TimelinePosition, target: TimelinePosition, server: StreamingServer): string | null {
+  const standing = judgePosition(start, server);
+  if (!standing.reachable && standing.why !== 'diverged') return null;
+  const from = standing.reachable ? start.lsn : standing.switchPoint;
+  if (from >= target.lsn) return null;
+  return (
+    `WAL from ${formatLsn(from)} to ${formatLsn(target.lsn)} will not be received: ` +
+    'unless archive_command delivers it, take a new base backup'
+  );
+}

@@ -1,0 +1,302 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { formatBytes } from '../words.ts';
+import { lowSpace, untilEnoughSpace, untilLowSpace, type DiskSpace, type WatchedDisk } from './free-space.ts';
+import { causeOf, isSynchronousNow, prepareToStream, type ReadyToStream } from './preflight.ts';
+import { ReceiverJournal, type StateReason } from './receiver-journal.ts';
+import { causeOfEnd, causePasses, readOutputLine } from './receiver-output.ts';
+import { startReceiver, type ReceiverEnd, type ReceiverProcess } from './receiver-process.ts';
+import type { ReceiverCause, ReceiverState } from './receiver-report.ts';
+import type { ReceiverSettings } from './receiver-settings.ts';
+import { BLOCKED_RETRY_MS, nextState, retryDelayMs, type ReceiverEvent } from './receiver-states.ts';
+import { receivewalCommand, type ReceivewalCommand } from './receivewal-command.ts';
+import { streamingOption } from './streaming-server.ts';
+
+/** What a refusal takes to arrive after pg_receivewal has said that it starts; when none does, it streams. */
+const SETTLE_MS = 1_000;
+
+/** A server that takes the connection and then says nothing would be waited for in vain. */
+const START_TIMEOUT_MS = 60_000;
+
+/** After so much streaming the next failure is another outage, to be told in full. */
+const OUTAGE_OVER_MS = 10_000;
+
+/** After so much streaming the next failure counts as the first in a row. */
+const STABLE_MS = 60_000;
+
+/** How often the report says that it still streams. */
+const HEARTBEAT_MS = 30_000;
+
+/**
+ * How often the server is asked whether we are in its synchronous_standby_names. Without --synchronous
+ * pg_receivewal confirms whole segments only, and every commit would wait for one.
+ */
+const SYNCHRONOUS_LOOK_MS = 15_000;
+
+/** Between asking pg_receivewal to end and killing it. */
+const STOP_GRACE_MS = 10_000;
+
+/** It says no more than this when something ends it. */
+const MAX_TROUBLES = 30;
+
+/** Segments have this size until the server has told. */
+const USUAL_SEGMENT_SIZE = 16 * 1024 * 1024;
+
+/**
+ * Receives WAL until asked to stop: one pg_receivewal at a time, started again
+ * whenever it ends. The caller holds the receive-wal lock. Resolves once the
+ * child is gone after `drain` (10 s grace, then SIGKILL) or `kill` (at once).
+ */
+export async function superviseReceiver(
+  settings: ReceiverSettings,
+  signals: { readonly drain: AbortSignal; readonly kill: AbortSignal },
+): Promise<void> {
+  await new Supervisor(settings, await ReceiverJournal.open(settings), signals).run();
+}
+
+/** What to do about something that happened, if it is the first thing to happen. */
+type Reaction = () => ReceiverEvent | Promise<ReceiverEvent>;
+
+/** A pg_receivewal and when it has asked the server for WAL, which the server may yet refuse. */
+interface Started {
+  readonly child: ReceiverProcess;
+  readonly asked: Promise<void>;
+}
+
+class Supervisor {
+  readonly #settings: ReceiverSettings;
+  readonly #journal: ReceiverJournal;
+  readonly #kill: AbortSignal;
+  readonly #stopAsked: AbortSignal;
+  /** What is done in each state, until the event that ends it; the transition table says what follows. */
+  readonly #act: Readonly<Record<Exclude<ReceiverState, 'stopped'>, () => Promise<ReceiverEvent>>> = {
+    preparing: () => this.#prepare(),
+    streaming: () => this.#stream(),
+    waiting: () => this.#untilRetry(),
+    blocked: () => this.#untilRetry(),
+    'low-disk': () => this.#untilSpace(),
+    stopping: () => this.#stop(),
+  };
+  #child: ReceiverProcess | null = null;
+  /** What this child said last went wrong. */
+  #troubles: string[] = [];
+  #segmentSize = USUAL_SEGMENT_SIZE;
+  #synchronous = false;
+  /** In a row. */
+  #failures = 0;
+  #retryMs = 0;
+  /** Why the next state is none in which it streams. */
+  #reason: StateReason | null = null;
+
+  constructor(
+    settings: ReceiverSettings,
+    journal: ReceiverJournal,
+    signals: { readonly drain: AbortSignal; readonly kill: AbortSignal },
+  ) {
+    this.#settings = settings;
+    this.#journal = journal;
+    this.#kill = signals.kill;
+    this.#stopAsked = AbortSignal.any([signals.drain, signals.kill]);
+  }
+
+  async run(): Promise<void> {
+    let state: ReceiverState = 'preparing';
+    this.#journal.enter(state, null);
+    try {
+      while (state !== 'stopped') {
+        this.#reason = null;
+        const event = await this.#act[state]();
+        state = nextState(state, event);
+        this.#journal.enter(state, this.#reason);
+      }
+    } finally {
+      await this.#endChild();
+      await this.#journal.written();
+    }
+  }
+
+  async #prepare(): Promise<ReceiverEvent> {
+    const low = await lowSpace(this.#disk);
+    if (low !== null) return this.#pause(low);
+    let ready: ReadyToStream;
+    let command: ReceivewalCommand;
+    try {
+      ready = await prepareToStream(this.#settings, this.#stopAsked);
+      command = receivewalCommand(this.#settings, ready);
+    } catch (error) {
+      return this.#stopAsked.aborted ? 'stop' : this.#fail(causeOf(error));
+    }
+    if (this.#stopAsked.aborted) return 'stop';
+    this.#segmentSize = ready.segmentSize;
+    this.#synchronous = ready.synchronous;
+    this.#journal.started(ready);
+    const { child, asked } = this.#start(command);
+    return firstOf((scope) => [
+      ...this.#watch(child, scope),
+      asked.then(() => delay(SETTLE_MS, () => 'streams' as const, { signal: scope })),
+      delay(START_TIMEOUT_MS, () => this.#giveUpStart(), { signal: scope }),
+    ]);
+  }
+
+  async #stream(): Promise<ReceiverEvent> {
+    const child = this.#child;
+    if (child === null) return 'fails';
+    const began = performance.now();
+    const event = await firstOf((scope) => [
+      ...this.#watch(child, scope),
+      this.#heartbeat(scope),
+      this.#watchSynchronous(scope),
+    ]);
+    if (performance.now() - began >= STABLE_MS) this.#failures = 0;
+    return event;
+  }
+
+  async #untilRetry(): Promise<ReceiverEvent> {
+    return firstOf((scope) => [delay(this.#retryMs, () => 'retry', { signal: scope }), this.#stopWhenAsked(scope)]);
+  }
+
+  async #untilSpace(): Promise<ReceiverEvent> {
+    await this.#endChild();
+    return firstOf((scope) => [
+      untilEnoughSpace(this.#disk, scope).then((space) => () => this.#goOn(space)),
+      this.#stopWhenAsked(scope),
+    ]);
+  }
+
+  async #stop(): Promise<ReceiverEvent> {
+    await this.#endChild();
+    return 'gone';
+  }
+
+  #start({ program, args, env }: ReceivewalCommand): Started {
+    this.#troubles = [];
+    let nowAsked = (): void => undefined;
+    const asked = new Promise<void>((resolve) => (nowAsked = resolve));
+    const child = startReceiver(program, args, env, (line) => {
+      if (this.#hear(line)) nowAsked();
+    });
+    this.#child = child;
+    return { child, asked };
+  }
+
+  /** Logs a line of pg_receivewal; true when it asks the server for WAL. */
+  #hear(line: string): boolean {
+    const { level, text, starts, trouble } = readOutputLine(line);
+    if (trouble) this.#troubles = [...this.#troubles, text].slice(-MAX_TROUBLES);
+    this.#journal.say(level, `pg_receivewal: ${text}`);
+    return starts;
+  }
+
+  async #endChild(): Promise<void> {
+    const killed = await this.#child?.stop(STOP_GRACE_MS, this.#kill);
+    this.#child = null;
+    if (killed === true) this.#journal.say('warn', 'pg_receivewal did not end when it was asked to, and was killed');
+  }
+
+  /** What can end the streaming, or the start of it. */
+  #watch(child: ReceiverProcess, scope: AbortSignal): Promise<Reaction>[] {
+    return [
+      child.ended.then((end) => () => this.#ended(end)),
+      untilLowSpace(this.#disk, scope).then((space) => () => this.#pause(space)),
+      this.#stopWhenAsked(scope),
+    ];
+  }
+
+  async #stopWhenAsked(scope: AbortSignal): Promise<Reaction> {
+    await fired(this.#stopAsked, scope);
+    return () => 'stop';
+  }
+
+  /** Tells others, and itself, that it still streams; never resolves. */
+  async #heartbeat(scope: AbortSignal): Promise<never> {
+    await delay(OUTAGE_OVER_MS, undefined, { signal: scope });
+    for (;;) {
+      this.#journal.stillStreaming();
+      await delay(HEARTBEAT_MS, undefined, { signal: scope });
+    }
+  }
+
+  /** Resolves once the server begins, or ceases, to wait for us. */
+  async #watchSynchronous(scope: AbortSignal): Promise<Reaction> {
+    for (;;) {
+      await delay(SYNCHRONOUS_LOOK_MS, undefined, { signal: scope });
+      const wanted = await isSynchronousNow(this.#settings, scope);
+      if (wanted === null || wanted === this.#synchronous) continue;
+      return async (): Promise<ReceiverEvent> => {
+        const what = wanted ? 'names us now' : 'does not name us any more';
+        this.#journal.say('info', `synchronous_standby_names ${what}: pg_receivewal is started anew`);
+        await this.#endChild();
+        return 'changed';
+      };
+    }
+  }
+
+  #ended(end: ReceiverEnd): ReceiverEvent {
+    this.#child = null;
+    const { server, postgres, streamingDirectory } = this.#settings;
+    const context = { option: streamingOption(postgres), server, slotName: postgres.slotName };
+    return this.#fail(causeOfEnd(end, this.#troubles, streamingDirectory, context));
+  }
+
+  async #giveUpStart(): Promise<ReceiverEvent> {
+    await this.#endChild();
+    const option = streamingOption(this.#settings.postgres);
+    return this.#fail({
+      failure: 'unreachable',
+      message: `pg_receivewal did not begin to stream within ${START_TIMEOUT_MS / 1000} s`,
+      hint: `the server of ${option} accepts the connection and does not answer: see its log, and what is between it and us`,
+    });
+  }
+
+  #fail(cause: ReceiverCause): ReceiverEvent {
+    const passes = causePasses(cause);
+    this.#retryMs = passes ? retryDelayMs(this.#failures, Math.random()) : BLOCKED_RETRY_MS;
+    this.#failures += 1;
+    this.#reason = { cause, retryMs: this.#retryMs };
+    return passes ? 'fails' : 'blocks';
+  }
+
+  #pause({ free, limits }: DiskSpace): ReceiverEvent {
+    const { streamingDirectory, postgres } = this.#settings;
+    const keeps =
+      postgres.slotName === null
+        ? 'without a slot_name the server may remove WAL before it is received'
+        : `the server keeps the WAL in replication slot "${postgres.slotName}" meanwhile`;
+    const message = `only ${formatBytes(free)} are free for ${streamingDirectory}, receiving pauses below ${formatBytes(limits.pauseBelow)}`;
+    const hint = `make space there (receive_wal_min_free is the limit); ${keeps}`;
+    this.#reason = { cause: { failure: 'low-disk', message, hint }, retryMs: null };
+    return 'disk-low';
+  }
+
+  #goOn({ free }: DiskSpace): ReceiverEvent {
+    this.#journal.say(
+      'info',
+      `${formatBytes(free)} are free for ${this.#settings.streamingDirectory}: receiving goes on`,
+    );
+    return 'disk-free';
+  }
+
+  get #disk(): WatchedDisk {
+    const { streamingDirectory, minFree } = this.#settings;
+    return { directory: streamingDirectory, minFree, segmentSize: this.#segmentSize };
+  }
+}
+
+/** The reaction to whatever happens first; the others are given up. */
+async function firstOf(sources: (scope: AbortSignal) => Promise<Reaction>[]): Promise<ReceiverEvent> {
+  const scope = new AbortController();
+  let react: Reaction;
+  try {
+    react = await Promise.race(sources(scope.signal));
+  } finally {
+    scope.abort();
+  }
+  return react();
+}
+
+/** Resolves when a signal fires; leaves nothing on it when `scope` ends before. */
+function fired(signal: AbortSignal, scope: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true, signal: scope });
+  });
+}

@@ -1,0 +1,220 @@
+import { summariseErrorFiles } from './archiver/errors-directory.ts';
+import { whyNothingIsReceived } from './archiver/streaming-health.ts';
+import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
+import { createCompressor, decompress } from './compression/codecs.ts';
+import { pipeThrough } from './compression/external-program.ts';
+import type { ServerConfig, WalwardenConfig } from './config/config.ts';
+import { encryptGpg } from './encryption/gpg.ts';
+import { isErrorCode } from './errors.ts';
+import { checkArchiverErrors, checkQueue, checkWalAge, isForgotten, walSize } from './health/archive-checks.ts';
+import { runChecks, type CheckStep } from './health/check-run.ts';
+import type { CheckResult, CheckStrategy } from './health/check-strategy.ts';
+import {
+  checkPostgres,
+  checkReplicationSlot,
+  checkSystemIdentifiers,
+  nameOf,
+  type PostgresCheckOptions,
+} from './health/postgres-checks.ts';
+import type { Logger } from './logging.ts';
+import type { RemoteStatus } from './postgres/remote-status.ts';
+import { archiveIdentifier, errorNames } from './server-facts.ts';
+import { Look } from './server-look.ts';
+import { openServer, type Server } from './server.ts';
+import { compressionSettings, customFilters } from './server-settings.ts';
+import { count, explain } from './words.ts';
+
+/** The checks of one server. */
+export interface ServerCheck {
+  readonly server: ServerConfig;
+  /** In Barman's order. */
+  readonly results: readonly CheckResult[];
+  /** Something that gave no answer in time still runs. */
+  readonly abandoned: boolean;
+}
+
+/** Every check of one server, in at most `check_timeout`. Throws `aborted` when `signal` fires. */
+export async function checkServer(
+  config: WalwardenConfig,
+  server: ServerConfig,
+  logger: Logger,
+  signal: AbortSignal,
+): Promise<ServerCheck> {
+  const stop = new AbortController();
+  let opened: Server;
+  try {
+    opened = openServer(config, server, logger, { kill: AbortSignal.any([signal, stop.signal]) });
+  } catch (error) {
+    if (!isErrorCode(error, 'config')) throw error;
+    // Its values may be the defaults in place of bad ones: nothing is looked at with them.
+    const problems = server.problems.map(({ message }) => message);
+    const hint = problems.length > 0 ? problems.join('; ') : explain(error);
+    return { server, results: [{ check: 'configuration', ok: false, hint }], abandoned: false };
+  }
+  try {
+    const limitMs = server.options.check_timeout;
+    const look = new Look(opened, config.global.options.barman_lock_directory, limitMs);
+    const run = await runChecks(stepsFor(look), { limitMs, signal });
+    return { server, ...run };
+  } finally {
+    stop.abort();
+    await opened[Symbol.asyncDispose]();
+  }
+}
+
+/** All checks, in Barman's order. */
+function stepsFor(look: Look): CheckStep[] {
+  const { server } = look;
+  const { options, passive } = server.config;
+  const steps: (CheckStep | null)[] = [
+    { name: 'WAL archive', patient: true, run: (strategy, signal) => checkArchive(look, strategy, signal) },
+    { name: 'incoming WALs directory', run: (strategy) => checkQueueOf(look, strategy, 'incoming') },
+    { name: 'streaming WALs directory', run: (strategy) => checkQueueOf(look, strategy, 'streaming') },
+    passive ? null : { name: 'PostgreSQL', run: (strategy, signal) => checkServerOf(look, strategy, signal) },
+    { name: 'directories', run: (strategy) => checkDirectories(look, strategy) },
+    options.encryption === null ? null : { name: 'encryption', run: (...args) => checkEncryption(server, ...args) },
+    { name: 'wal maximum age', patient: true, run: (strategy, signal) => checkAge(look, strategy, signal) },
+    { name: 'wal size', run: async (strategy, signal) => strategy.record([walSize(await look.archive(signal))]) },
+    { name: 'compression settings', run: (...args) => checkCompression(server, ...args) },
+    { name: 'flock', run: checkFlock },
+    { name: 'systemid coherence', run: (strategy, signal) => checkIdentity(look, strategy, signal) },
+  ];
+  // Streaming goes first in Barman.
+  const archivers = passive ? [] : server.archivers.toSorted((a) => (a instanceof StreamingWalArchiver ? -1 : 1));
+  for (const archiver of archivers) steps.push({ name: archiver.name, run: (strategy) => archiver.check(strategy) });
+  steps.push({ name: 'archiver errors', run: (strategy) => checkErrors(server, strategy) });
+  return steps.filter((step) => step !== null);
+}
+
+/** `WAL archive`: only when something is wrong with it, as in Barman. */
+async function checkArchive(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  const { server, now } = look;
+  strategy.initCheck('WAL archive');
+  // Those of a new server are made first.
+  await look.directories();
+  await server.checkThere();
+  const { files, damagedLines } = await look.archive(signal);
+  if (files === 0) return strategy.result(false, await look.whyNothingComes(true, signal));
+  const rebuild = `walwarden rebuild-xlogdb ${server.name} makes it anew`;
+  if (damagedLines > 0)
+    return strategy.result(false, `the catalogue has ${count(damagedLines, 'damaged line')}: ${rebuild}`);
+  if (!server.config.active || server.config.passive) return;
+  for (const kind of ['incoming', 'streaming'] as const) {
+    if (!server.config.options[kind === 'incoming' ? 'archiver' : 'streaming_archiver']) continue;
+    if (isForgotten(await look.queue(kind), await look.pass(), now))
+      strategy.result(false, await look.whyItWaits(kind));
+  }
+}
+
+async function checkQueueOf(look: Look, strategy: CheckStrategy, kind: 'incoming' | 'streaming'): Promise<void> {
+  const { archiver, streaming_archiver, max_incoming_wals_queue: limit } = look.server.config.options;
+  const enabled = kind === 'incoming' ? archiver : streaming_archiver;
+  strategy.initCheck(enabled ? `${kind} WALs directory` : `empty ${kind} directory`);
+  const why = enabled && limit !== null ? await look.whyItWaits(kind) : null;
+  strategy.record(checkQueue(await look.queue(kind), { kind, enabled, limit, why }));
+}
+
+async function checkServerOf(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  const { server } = look;
+  const { slot_name: slotName, streaming_archiver: streams } = server.config.options;
+  strategy.initCheck('PostgreSQL');
+  const remote = await look.remote(signal);
+  const options: PostgresCheckOptions = {
+    server: server.name,
+    streams,
+    separate: isSeparate(server),
+    slotName,
+    notReceiving: streams ? whyNothingIsReceived(await look.streaming(signal), look.now) : null,
+  };
+  strategy.record(checkPostgres(remote, options));
+  if (options.separate && streams) {
+    strategy.initCheck(nameOf('systemid coherence', options));
+    strategy.record([await identityOf(look, remote.slot?.systemIdentifier ?? null, remote, options)]);
+  }
+  strategy.record(checkReplicationSlot(remote, options));
+}
+
+/** WAL comes from another server than that of `conninfo`. */
+function isSeparate({ postgres }: Server): boolean {
+  return postgres.walConninfo !== postgres.conninfo;
+}
+
+async function checkDirectories(look: Look, strategy: CheckStrategy): Promise<void> {
+  strategy.initCheck('directories');
+  const problems = await look.directories();
+  strategy.result(problems.length === 0, problems.length === 0 ? null : problems.join('; '));
+}
+
+async function checkEncryption(server: Server, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  const { encryption_key_id: keyId, gnupg_home } = server.config.options;
+  if (keyId === null) return;
+  strategy.initCheck('encryption');
+  await encryptGpg(Buffer.from('walwarden'), { keyId, homedir: gnupg_home ?? undefined, signal });
+  strategy.result(true, `for key ${keyId}`);
+}
+
+async function checkAge(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  strategy.initCheck('wal maximum age');
+  const { newest } = await look.archive(signal);
+  const result = checkWalAge(newest, look.server.config.options.last_wal_maximum_age, look.now);
+  const why = result.ok ? '' : `: ${await look.whyNothingComes(newest === null, signal)}`;
+  strategy.result(result.ok, `${result.hint ?? ''}${why}`);
+}
+
+/** Compressible, and as long as a WAL page. */
+const SAMPLE = Buffer.alloc(8192, 'walwarden');
+
+/** Does what will be done with every file, so that a missing program or a wrong filter shows. */
+async function checkCompression(server: Server, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  strategy.initCheck('compression settings');
+  const custom = customFilters(server.config);
+  const settings = compressionSettings(server.config, custom);
+  if (settings === null) return strategy.result(true);
+  const { compression } = settings;
+  const compressed = await createCompressor(settings).compress(SAMPLE, signal);
+  const plain = await decompress(compressed, compression, { maxSize: SAMPLE.length, custom, signal });
+  const same = plain.equals(SAMPLE);
+  strategy.result(same, same ? compression : `what compression = ${compression} writes does not read back as it was`);
+}
+
+/** All our locks are taken by it; told only when it is missing. */
+async function checkFlock(strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  strategy.initCheck('flock');
+  try {
+    await pipeThrough('flock', ['--version'], new Uint8Array(), { maxOutput: 1024, signal });
+  } catch (error) {
+    if (!isErrorCode(error, 'program')) throw error;
+    strategy.result(false, `${error.message}, and no lock can be taken without it; install util-linux`);
+  }
+}
+
+async function checkIdentity(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  strategy.initCheck('systemid coherence');
+  const remote = await look.remote(signal);
+  const separate = isSeparate(look.server);
+  const options = { server: look.server.name, streams: true, separate: false, slotName: null, notReceiving: null };
+  const status = separate ? { ...remote, streaming: null } : remote;
+  strategy.record([await identityOf(look, remote.server?.systemIdentifier ?? null, status, options)]);
+}
+
+async function identityOf(
+  look: Look,
+  server: bigint | null,
+  { streaming }: RemoteStatus,
+  options: PostgresCheckOptions,
+): Promise<CheckResult> {
+  const { path } = look.server.identity;
+  return checkSystemIdentifiers(nameOf('systemid coherence', options), look.server.name, {
+    server,
+    streaming: streaming?.systemIdentifier ?? null,
+    archive: await archiveIdentifier(path),
+    path,
+    options: options.separate ? ['wal_conninfo', 'wal_streaming_conninfo'] : ['conninfo', 'streaming_conninfo'],
+  });
+}
+
+async function checkErrors(server: Server, strategy: CheckStrategy): Promise<void> {
+  strategy.initCheck('archiver errors');
+  const names = await errorNames(server.errors.path);
+  strategy.record([checkArchiverErrors(names, summariseErrorFiles(names), server.name)]);
+}

@@ -1,0 +1,90 @@
+import { fileArchivalStatus, whyNothingIsDelivered } from './archiver/file-archival-health.ts';
+import {
+  fetchStreamingStatus,
+  whyNothingIsReceived,
+  type StreamingArchivalStatus,
+} from './archiver/streaming-health.ts';
+import { whyItWaits, type ArchiveFacts, type LastPass, type QueueFacts } from './health/archive-checks.ts';
+import type { RemoteStatus } from './postgres/remote-status.ts';
+import { answerOf, archiveFacts, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
+import type { Server } from './server.ts';
+import { count } from './words.ts';
+
+/** What several checks of one run look at; asked for once, when the first of them wants it. */
+export class Look {
+  readonly server: Server;
+  readonly locks: string;
+  readonly limitMs: number;
+  readonly now = Date.now();
+  #remote: Promise<RemoteStatus> | undefined;
+  #queues = new Map<'incoming' | 'streaming', Promise<QueueFacts>>();
+  #directories: Promise<string[]> | undefined;
+  #pass: Promise<LastPass | null> | undefined;
+  #archive: Promise<ArchiveFacts> | undefined;
+  #streaming: Promise<StreamingArchivalStatus> | undefined;
+
+  constructor(server: Server, locks: string, limitMs: number) {
+    this.server = server;
+    this.locks = locks;
+    this.limitMs = limitMs;
+  }
+
+  remote(signal: AbortSignal): Promise<RemoteStatus> {
+    return (this.#remote ??= answerOf(this.server, signal, this.limitMs));
+  }
+
+  queue(kind: 'incoming' | 'streaming'): Promise<QueueFacts> {
+    const known = this.#queues.get(kind);
+    if (known !== undefined) return known;
+    const facts = queueFacts(this.server.config.options[`${kind}_wals_directory`], kind);
+    this.#queues.set(kind, facts);
+    return facts;
+  }
+
+  /** What is wrong with the directories; those that are missing are made. */
+  directories(): Promise<string[]> {
+    return (this.#directories ??= directoryProblems(this.server, this.locks));
+  }
+
+  pass(): Promise<LastPass | null> {
+    return (this.#pass ??= lastPass(this.server.lockPath('archive-wal')));
+  }
+
+  archive(signal: AbortSignal): Promise<ArchiveFacts> {
+    return (this.#archive ??= archiveFacts(this.server.catalogue, signal));
+  }
+
+  streaming(signal: AbortSignal): Promise<StreamingArchivalStatus> {
+    return (this.#streaming ??= (async () => fetchStreamingStatus(this.server.receiver, await this.remote(signal)))());
+  }
+
+  async whyItWaits(kind: 'incoming' | 'streaming'): Promise<string | null> {
+    const why = whyItWaits(await this.queue(kind), await this.pass(), this.now);
+    // Such as a full disk.
+    const problems = why === null ? [] : await this.directories();
+    return why === null ? null : [why, ...problems].join('; ');
+  }
+
+  /** Why no WAL comes into the archive; `ever`: none did yet. */
+  async whyNothingComes(ever: boolean, signal: AbortSignal): Promise<string> {
+    const { name, config } = this.server;
+    const { archiver, streaming_archiver, errors_directory } = config.options;
+    if (config.passive) return 'this server is passive: WAL comes from its primary node, by a Barman there and here';
+    const reasons: string[] = [];
+    if (archiver) {
+      const { directory } = await this.queue('incoming');
+      const waits = await this.whyItWaits('incoming');
+      const missing = `nothing ${ever ? 'ever arrived' : 'waits'} in ${directory}`;
+      const status = async () => fileArchivalStatus(await this.remote(signal));
+      reasons.push(waits ?? `${missing}: ${whyNothingIsDelivered(await status(), ever, this.now)}`);
+    }
+    if (streaming_archiver) {
+      const waits = await this.whyItWaits('streaming');
+      const nothing = whyNothingIsReceived(await this.streaming(signal), this.now);
+      reasons.push(waits ?? nothing ?? 'receive-wal receives WAL, and no segment is complete yet');
+    }
+    const errors = await errorNames(errors_directory);
+    if (errors.length > 0) reasons.push(`${count(errors.length, 'file')} in errors: walwarden errors explain ${name}`);
+    return reasons.join('; ');
+  }
+}

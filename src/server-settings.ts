@@ -1,0 +1,81 @@
+import { join } from 'node:path';
+import type { CompressionSettings, CustomFilters } from './compression/codec.ts';
+import type { ServerConfig, WalwardenConfig } from './config/config.ts';
+import type { WalHookSettings } from './hooks/wal-hooks.ts';
+import type { PostgresSettings } from './postgres/remote-status.ts';
+
+// What the parts of a server take instead of the configuration, which only server.ts knows.
+
+/** Barman's locks of a server. */
+export type LockName = 'cron' | 'archive-wal' | 'receive-wal' | 'xlogdb';
+
+/** The path of one of them. */
+export function serverLock(config: WalwardenConfig, server: string, what: LockName): string {
+  return join(config.global.options.barman_lock_directory, `.${server}-${what}.lock`);
+}
+
+/** The filters of `compression = custom`; undefined without any. */
+export function customFilters(server: ServerConfig): CustomFilters | undefined {
+  const { custom_compression_filter, custom_decompression_filter, custom_compression_magic } = server.options;
+  if (custom_decompression_filter === null && custom_compression_filter === null) return undefined;
+  return {
+    compress: custom_compression_filter ?? undefined,
+    decompress: custom_decompression_filter ?? undefined,
+    magic: custom_compression_magic ?? undefined,
+  };
+}
+
+/** How archived files are compressed; null when they are not. */
+export function compressionSettings(
+  server: ServerConfig,
+  custom: CustomFilters | undefined,
+): CompressionSettings | null {
+  const { compression, compression_level } = server.options;
+  if (compression === null) return null;
+  return { compression, level: compression_level ?? undefined, custom };
+}
+
+/** The hook scripts, by operation. */
+export function hookScripts(server: ServerConfig): WalHookSettings['scripts'] {
+  const o = server.options;
+  return {
+    archive: {
+      pre: o.pre_archive_script ?? undefined,
+      preRetry: o.pre_archive_retry_script ?? undefined,
+      postRetry: o.post_archive_retry_script ?? undefined,
+      post: o.post_archive_script ?? undefined,
+    },
+    wal_delete: {
+      pre: o.pre_wal_delete_script ?? undefined,
+      preRetry: o.pre_wal_delete_retry_script ?? undefined,
+      postRetry: o.post_wal_delete_retry_script ?? undefined,
+      post: o.post_wal_delete_script ?? undefined,
+    },
+  };
+}
+
+/** How the server's PostgreSQL is reached. */
+export function postgresSettings(server: ServerConfig): PostgresSettings {
+  const o = server.options;
+  return {
+    conninfo: o.conninfo,
+    streamingConninfo: o.streaming_conninfo,
+    walConninfo: o.wal_conninfo,
+    walStreamingConninfo: o.wal_streaming_conninfo,
+    slotName: o.slot_name,
+    streamingName: o.streaming_archiver_name,
+  };
+}
+
+/**
+ * The connections that `check` and `status` try: only those in use. A
+ * replication connection that nobody needs would be refused, and logged, by
+ * most servers.
+ */
+export function connectionsInUse(server: ServerConfig): PostgresSettings {
+  const settings = postgresSettings(server);
+  const nothing = { streamingConninfo: null, walStreamingConninfo: null };
+  if (server.passive) return { ...settings, ...nothing, conninfo: null, walConninfo: null, slotName: null };
+  if (server.options.streaming_archiver) return settings;
+  return { ...settings, ...nothing, walConninfo: settings.slotName === null ? null : settings.walConninfo };
+}

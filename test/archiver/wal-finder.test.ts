@@ -1,0 +1,109 @@
+import { open, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { findWal, peekWals, type FoundWal, type WalFinderParts } from '../../src/archiver/wal-finder.ts';
+import { makeWal, writeWal } from '../support/make-wal.ts';
+import { withStorage, type TestStorage } from '../storage/with-storage.ts';
+import { nameOf, partialOf, writePartial } from './streamed.ts';
+
+interface Finder extends TestStorage {
+  readonly find: (segment: number, partial?: boolean) => Promise<FoundWal | null>;
+  readonly parts: WalFinderParts;
+}
+
+function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
+  return withStorage({}, (storage) => {
+    const { incoming, streaming, keys } = storage;
+    const parts = { strategy: storage.open(), incoming, streaming, keys, checkThere: async () => undefined };
+    return body({
+      ...storage,
+      parts,
+      find: (segment, partial = false) => findWal(parts, nameOf(segment), partial),
+    });
+  });
+}
+
+test('a segment that waits in streaming is found, also under its claimed name', () =>
+  withFinder(async ({ streaming, find, parts }) => {
+    const { path, bytes } = await writeWal(streaming, { segment: 1 });
+    expect((await find(1))?.plain.equals(bytes)).toBe(true);
+    await rename(path, join(streaming, `.walwarden-${nameOf(1)}`));
+    const found = await find(1);
+    expect(found?.path).toBe(join(streaming, `.walwarden-${nameOf(1)}`));
+    expect(found?.plain.equals(bytes)).toBe(true);
+    await writeWal(streaming, { segment: 2 });
+    expect(await peekWals(parts, nameOf(1), 5, 1 << 20)).toEqual([nameOf(1), nameOf(2)]);
+  }));
+
+test('a partial file is only found when it is asked for', () =>
+  withFinder(async ({ streaming, find }) => {
+    await writePartial(streaming, { segment: 1 });
+    expect(await find(1)).toBeNull();
+    expect(await find(1, true)).toMatchObject({ path: join(streaming, partialOf(1)) });
+  }));
+
+test('a complete one is preferred to a partial one', () =>
+  withFinder(async ({ streaming, find }) => {
+    await writePartial(streaming, { segment: 1 });
+    const { bytes } = await writeWal(streaming, { segment: 1 });
+    expect((await find(1, true))?.plain.equals(bytes)).toBe(true);
+  }));
+
+test.each([0, 8192, 1 << 20])('a partial file of %d zeros holds no WAL: the segment is not there', (size) =>
+  withFinder(async ({ streaming, incoming, find }) => {
+    for (const directory of [streaming, incoming]) await writeFile(join(directory, partialOf(1)), Buffer.alloc(size));
+    expect(await find(1, true)).toBeNull();
+  }),
+);
+
+test('a partial file that is not padded can not be used, which is no "not there"', () =>
+  withFinder(async ({ streaming, find }) => {
+    await writeFile(join(streaming, partialOf(1)), makeWal().bytes.subarray(0, 500_000));
+    await expect(find(1, true)).rejects.toMatchObject({ code: 'incomplete-wal' });
+  }));
+
+test('a partial file that is being written is read as it was at one moment: no hole in it, whatever the timing', () =>
+  withFinder(async ({ streaming, find }) => {
+    const { bytes } = makeWal({ content: 'random', size: 4 << 20 });
+    const path = join(streaming, partialOf(1));
+    for (let round = 0; round < 25; round += 1) {
+      await writeFile(path, Buffer.alloc(bytes.length));
+      await using handle = await open(path, 'r+');
+      const whole = new AbortController();
+      const writing = (async () => {
+        for (let at = 0; at < bytes.length;) {
+          const next = Math.min(bytes.length, at + 1 + Math.floor(Math.random() * 600_000));
+          await handle.write(bytes, at, next - at, at);
+          at = next;
+        }
+        whole.abort();
+      })();
+      for (let last = false; !last;) {
+        last = whole.signal.aborted;
+        const found = await find(1, true).catch(() => null); // not even a page header yet
+        if (found === null) continue;
+        const end = found.plain.findLastIndex((byte) => byte !== 0) + 1;
+        expect(found.plain.subarray(0, end).equals(bytes.subarray(0, end))).toBe(true);
+        if (last) expect(end).toBeGreaterThan(bytes.length - 16);
+      }
+      await writing;
+    }
+  }));
+
+test('a partial file that becomes complete while it is looked for is found under the one name or the other', () =>
+  withFinder(async ({ streaming, find }) => {
+    for (let segment = 1; segment <= 40; segment += 1) {
+      const path = await writePartial(streaming, { segment });
+      let renamed = false;
+      const looking = (async () => {
+        for (let last = false; !last;) {
+          last = renamed;
+          expect(await find(segment, true)).not.toBeNull();
+        }
+      })();
+      await find(segment, true);
+      await rename(path, join(streaming, nameOf(segment)));
+      renamed = true;
+      await looking;
+    }
+  }));

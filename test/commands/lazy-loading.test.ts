@@ -1,0 +1,87 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { expect, test } from 'vitest';
+import { createCompressor } from '../../src/compression/codecs.ts';
+import { CLI, ensureBuilt } from '../support/cli.ts';
+import { makeWal, writeWal } from '../support/make-wal.ts';
+import { run } from '../support/run.ts';
+import { deliveryOf } from './tar-stream.ts';
+import { placeStored, withServer, type TestServer } from './with-server.ts';
+
+/** What takes long to load, and who may load it is in the table below. */
+const HEAVY: readonly string[] = [
+  '@aws-sdk/client-s3',
+  '@node-rs/crc32',
+  'chokidar',
+  'lz4-napi',
+  'pg',
+  'pino',
+  'pino-pretty',
+  'snappy',
+  'tar-stream',
+  'tinypool',
+  'zstd-napi',
+];
+
+const wal = makeWal({ segment: 1 });
+const inGzip = (server: TestServer): Promise<unknown> => placeStored(server, wal.name, gzipSync(wal.bytes));
+
+interface Case {
+  readonly command: string;
+  readonly loads: readonly string[];
+  readonly args: readonly string[];
+  readonly before?: (server: TestServer) => Promise<unknown>;
+  readonly options?: Readonly<Record<string, string>>;
+  readonly input?: () => Promise<Buffer>;
+}
+
+const conninfo = 'host=127.0.0.1 dbname=postgres';
+const delivered = ({ incoming }: TestServer): Promise<unknown> => writeWal(incoming, { segment: 1 });
+
+test.concurrent.each<Case>([
+  { command: '--version', args: ['--version'], loads: [] },
+  { command: '--help', args: ['--help'], loads: [] },
+  { command: 'list-servers', args: ['list-servers'], loads: [] },
+  { command: 'get-wal of a gzip file', args: ['get-wal', 'main', wal.name], before: inGzip, loads: [] },
+  {
+    command: 'get-wal of a zstd file',
+    args: ['get-wal', 'main', wal.name],
+    before: async (server) =>
+      placeStored(server, wal.name, await createCompressor({ compression: 'zstd' }).compress(wal.bytes)),
+    loads: ['zstd-napi'],
+  },
+  { command: 'list-wals', args: ['list-wals', 'main'], before: inGzip, loads: [] },
+  { command: 'put-wal', args: ['put-wal', 'main'], input: () => deliveryOf([wal]), loads: ['tar-stream'] },
+  { command: 'archive-wal', args: ['archive-wal', 'main'], before: delivered, loads: ['pino'] },
+  {
+    command: 'archive-wal with zstd',
+    args: ['archive-wal', 'main'],
+    before: delivered,
+    options: { compression: 'zstd' },
+    loads: ['pino', 'zstd-napi'],
+  },
+])('of the heavy packages, $command loads $loads', ({ args, before, options, input, loads }) =>
+  // A connection is configured, so that what loads pg because of that is found.
+  withServer({ ...options, conninfo }, async (server) => {
+    await before?.(server);
+    expect(await packagesOpened(server, args, (await input?.()) ?? Buffer.alloc(0))).toEqual(loads);
+  }),
+);
+
+/** The heavy packages of which a command opens files. */
+async function packagesOpened(server: TestServer, args: readonly string[], input: Buffer): Promise<string[]> {
+  await ensureBuilt();
+  const trace = join(server.home, 'trace');
+  await writeFile(trace, '');
+  const { status, stderr } = await run(
+    'strace',
+    ['-f', '-qq', '-e', 'trace=openat', '-e', 'signal=none', '-o', trace, process.execPath, CLI].concat(
+      args[0] === '--version' ? args : ['-c', server.config, ...args],
+    ),
+    { input },
+  );
+  if (status !== 0) throw new Error(`${args.join(' ')} ended with ${status}: ${stderr}`);
+  const opened = (await readFile(trace, 'latin1')).split('\n').filter((line) => !line.includes('ENOENT'));
+  return HEAVY.filter((name) => opened.some((line) => line.includes(`/node_modules/${name}/`)));
+}

@@ -1,0 +1,69 @@
+import { expect, test } from 'vitest';
+import { nagiosFailureReport, nagiosReport, type MonitoredServer } from '../../src/health/nagios.ts';
+
+const size = { check: 'wal size', ok: true, hint: '1.00 KiB in 1 file', bytes: 1024 };
+const good = (name: string, active = true): MonitoredServer => ({
+  name,
+  active,
+  results: [{ check: 'PostgreSQL', ok: true, hint: null }, size],
+});
+const bad = (name: string, active = true): MonitoredServer => ({
+  name,
+  active,
+  results: [
+    { check: 'PostgreSQL', ok: false, hint: 'connection refused' },
+    { check: 'directories', ok: true, hint: null },
+    { check: 'archiver errors', ok: false, hint: null },
+    size,
+  ],
+});
+
+test('one good server is one line, with performance data', () => {
+  expect(nagiosReport([good('main')])).toEqual({
+    text: 'BARMAN OK - WAL of main is safe and sound|main_wals=1024B\n',
+    exitCode: 0,
+  });
+});
+
+test('several good servers are named', () => {
+  expect(nagiosReport([good('a'), good('b')]).text).toBe(
+    'BARMAN OK - WAL of 2 servers is safe and sound * a * b|a_wals=1024B b_wals=1024B\n',
+  );
+});
+
+test('no server is no alarm', () => {
+  expect(nagiosReport([])).toEqual({ text: 'BARMAN OK - no active server is configured\n', exitCode: 0 });
+});
+
+test('a failing server is critical: its checks in the first line, one line each below', () => {
+  expect(nagiosReport([bad('main')])).toEqual({
+    text:
+      'BARMAN CRITICAL - server main needs attention * main FAILED: PostgreSQL, archiver errors|main_wals=1024B\n' +
+      'main.PostgreSQL: FAILED (connection refused)\n' +
+      'main.archiver errors: FAILED\n',
+    exitCode: 2,
+  });
+});
+
+test('of several servers those that fail are counted and listed', () => {
+  const { text, exitCode } = nagiosReport([bad('a'), good('b'), bad('c')]);
+  expect(text.split('|')[0]).toBe(
+    'BARMAN CRITICAL - 2 of 3 servers need attention * a FAILED: PostgreSQL, archiver errors * c FAILED: PostgreSQL, archiver errors',
+  );
+  expect(exitCode).toBe(2);
+});
+
+test('an inactive server that fails is told, and no alarm', () => {
+  expect(nagiosReport([good('a'), bad('b', false)])).toMatchObject({
+    text: expect.stringMatching(/^BARMAN OK - WAL of a is safe and sound \* IGNORING: b\|/),
+    exitCode: 0,
+  });
+});
+
+test('nothing in a reason can look like performance data or another line', () => {
+  const results = [{ check: 'archive_command', ok: false, hint: 'gzip < %p | ssh b\n"cat > %f"' }];
+  expect(nagiosReport([{ name: 'main', active: true, results }]).text.split('\n')[1]).toBe(
+    'main.archive_command: FAILED (gzip < %p ¦ ssh b; "cat > %f")',
+  );
+  expect(nagiosFailureReport('a|b\nc')).toEqual({ text: 'BARMAN CRITICAL - a¦b; c\n', exitCode: 2 });
+});

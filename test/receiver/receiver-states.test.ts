@@ -1,0 +1,71 @@
+import { expect, test } from 'vitest';
+import type { ReceiverState } from '../../src/receiver/receiver-report.ts';
+import { nextState, retryDelayMs, type ReceiverEvent } from '../../src/receiver/receiver-states.ts';
+
+const STATES: readonly ReceiverState[] = [
+  'preparing',
+  'streaming',
+  'waiting',
+  'blocked',
+  'low-disk',
+  'stopping',
+  'stopped',
+];
+const EVENTS: readonly ReceiverEvent[] = [
+  'streams',
+  'fails',
+  'blocks',
+  'disk-low',
+  'disk-free',
+  'retry',
+  'changed',
+  'stop',
+  'gone',
+];
+
+/** Everything that may follow; any other event leaves the state as it is. */
+const MOVES: Readonly<Record<ReceiverState, Partial<Record<ReceiverEvent, ReceiverState>>>> = {
+  preparing: { streams: 'streaming', fails: 'waiting', blocks: 'blocked', 'disk-low': 'low-disk', stop: 'stopping' },
+  streaming: {
+    fails: 'waiting',
+    blocks: 'blocked',
+    'disk-low': 'low-disk',
+    changed: 'preparing',
+    stop: 'stopping',
+  },
+  waiting: { retry: 'preparing', stop: 'stopping' },
+  blocked: { retry: 'preparing', stop: 'stopping' },
+  'low-disk': { 'disk-free': 'preparing', stop: 'stopping' },
+  stopping: { gone: 'stopped' },
+  stopped: {},
+};
+
+const CASES = STATES.flatMap((state) => EVENTS.map((event) => [state, event, MOVES[state][event] ?? state] as const));
+
+test.each(CASES)('%s: after %s it is %s', (state, event, next) => {
+  expect(nextState(state, event)).toBe(next);
+});
+
+test('from every state a stop ends it, whatever else happens meanwhile', () => {
+  for (const state of STATES.filter((candidate) => candidate !== 'stopped')) {
+    let now = nextState(state, 'stop');
+    for (const event of EVENTS.filter((candidate) => candidate !== 'gone')) now = nextState(now, event);
+    expect(nextState(now, 'gone')).toBe('stopped');
+  }
+});
+
+test('only a try that succeeds streams, and every try is preceded by a look', () => {
+  const leadToStreaming = STATES.filter((state) => state !== 'streaming').filter((state) =>
+    EVENTS.some((event) => nextState(state, event) === 'streaming'),
+  );
+  expect(leadToStreaming).toEqual(['preparing']);
+});
+
+test('the wait after a failure doubles from 1 s to 60 s, less up to a half', () => {
+  expect([0, 1, 2, 3, 4, 5, 6, 7, 100, 5_000].map((failures) => retryDelayMs(failures, 0) / 1_000)).toEqual([
+    1, 2, 4, 8, 16, 32, 60, 60, 60, 60,
+  ]);
+  expect(retryDelayMs(4, 1)).toBe(8_000);
+  expect(retryDelayMs(0, 1)).toBe(1_000);
+  expect(retryDelayMs(9, 0.5)).toBe(45_000);
+});
