@@ -1,0 +1,135 @@
+import { randomUUID } from 'node:crypto';
+import type { PutObjectCommand, PutObjectCommandInput } from '@aws-sdk/client-s3';
+import { hasBody } from './s3-client.ts';
+import { S3Error } from './s3-failure.ts';
+import type { EndpointCapabilities } from './s3-settings.ts';
+import type { Question, S3Session } from './s3-session.ts';
+import { isConflict, objectOptions } from './upload.ts';
+
+export interface ProbeResult extends EndpointCapabilities {
+  /** The probe's object, where the credentials may not delete it; the next probe uses it again. */
+  readonly leftover: string | null;
+}
+
+const TEXT = Buffer.from('walwarden looked here whether the endpoint honours If-None-Match. This may be deleted.\n');
+const OTHER_TEXT = Buffer.from(TEXT.toString().toUpperCase());
+
+type Answer = 'stored' | 'exists' | 'refused';
+
+/**
+ * Finds out what an endpoint does by doing it, on an object of our own. One
+ * key for all probes: where nothing may be deleted, one small object stays, not one
+ * for every start.
+ *
+ * @throws S3Error when it can't be told: no bucket, no permission, no answer
+ */
+export async function probeEndpoint(session: S3Session, key: string, signal?: AbortSignal): Promise<ProbeResult> {
+  const probe = new Probe(session, signal);
+  try {
+    return { ...(await probe.run(key)), leftover: await probe.tidyUp() };
+  } catch (error) {
+    await probe.tidyUp().catch(() => undefined);
+    throw error;
+  }
+}
+
+class Probe {
+  readonly #session: S3Session;
+  readonly #signal: AbortSignal | undefined;
+  readonly #made = new Set<string>();
+
+  constructor(session: S3Session, signal: AbortSignal | undefined) {
+    this.#session = session;
+    this.#signal = signal;
+  }
+
+  async run(key: string): Promise<EndpointCapabilities> {
+    // Another probe may have deleted the object between our two requests: a "no" is asked again where nobody else is.
+    const conditionalWrites =
+      (await this.#honoursCondition(key)) || (await this.#honoursCondition(`${key}-${randomUUID()}`));
+    return { conditionalWrites, integrity: await this.#integrity(key) };
+  }
+
+  /** Deletes what was made; returns what had to stay. */
+  async tidyUp(): Promise<string | null> {
+    let leftover: string | null = null;
+    for (const key of this.#made) {
+      try {
+        await this.#session.ask({ verb: 'delete', key, signal: this.#signal }, ({ sdk, client, options }) =>
+          client.send(new sdk.DeleteObjectCommand({ Bucket: this.#session.settings.bucket, Key: key }), options),
+        );
+      } catch (error) {
+        if (!(error instanceof S3Error) || error.failure !== 'denied') throw error;
+        leftover ??= key;
+      }
+    }
+    return leftover;
+  }
+
+  async #honoursCondition(key: string): Promise<boolean> {
+    const first = await this.#put(key, { IfNoneMatch: '*' });
+    if (first !== 'stored') return first === 'exists';
+    return (await this.#put(key, { IfNoneMatch: '*' })) === 'exists';
+  }
+
+  async #integrity(key: string): Promise<EndpointCapabilities['integrity']> {
+    if ((await this.#put(key, {}, replaceBody)) === 'refused') return 'payload-hash';
+    const md5 = '1B2M2Y8AsgTpgAmY7PhCfg=='; // of no bytes at all
+    return (await this.#put(key, { ContentMD5: md5 })) === 'refused' ? 'content-md5' : 'none';
+  }
+
+  async #put(
+    key: string,
+    extra: Partial<PutObjectCommandInput>,
+    spoil?: (command: PutObjectCommand) => void,
+  ): Promise<Answer> {
+    const question: Question = { verb: 'store', key, signal: this.#signal };
+    try {
+      await this.#session.ask(question, ({ sdk, client, options }) => {
+        const command = new sdk.PutObjectCommand({
+          Bucket: this.#session.settings.bucket,
+          Key: key,
+          Body: TEXT,
+          ...objectOptions(this.#session, {}),
+          ...extra,
+        });
+        spoil?.(command);
+        return client.send(command, options);
+      });
+      this.#made.add(key);
+      return 'stored';
+    } catch (error) {
+      if (!(error instanceof S3Error) || error.status === null) throw error;
+      if (error.status === 412 || isConflict(error)) return 'exists';
+      const asked = extra.IfNoneMatch !== undefined ? isNotImplemented(error) : isDigestRefused(error);
+      if (!asked) throw error;
+      return 'refused';
+    }
+  }
+}
+
+/** The endpoint says that it doesn't know If-None-Match. */
+function isNotImplemented({ status, s3Code }: S3Error): boolean {
+  return status === 501 || s3Code === 'NotImplemented';
+}
+
+/** Refused for its digest: only asked after the same request went through with the right one. */
+function isDigestRefused({ failure, s3Code, status }: S3Error): boolean {
+  return (
+    failure === 'damaged-in-flight' ||
+    s3Code === 'InvalidDigest' ||
+    s3Code === 'SignatureDoesNotMatch' ||
+    status === 400
+  );
+}
+
+/** After signing: what arrives is then not what was signed. */
+function replaceBody(command: PutObjectCommand): void {
+  command.middlewareStack.add(
+    (next) => (args) => {
+      if (hasBody(args.request)) args.request.body = OTHER_TEXT;
+      return next(args);
+    },
+    { step: 'deserialize', priority: 'low', name: 'walwardenSpoiledBody' },
+  );
+}
