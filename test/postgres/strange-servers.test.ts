@@ -11,11 +11,10 @@ const WELCOME = Buffer.concat([message('R', 0), message('S', 'server_version', '
 describe('a listener that never answers', () => {
   test('is given up after connect_timeout', () =>
     withFakeServer([], async ({ conninfo }) => {
-      for (const more of ['', PLAIN]) {
-        const error = await failureOf(`${conninfo} connect_timeout=2 ${more}`, {}, SECRETS);
-        expect(error).toMatchObject({ failure: 'unreachable' });
-        expect(error.message).toMatch(/^connection to 127.0.0.1:\d+ failed: no answer within 2 s \(connect_timeout\)$/);
-      }
+      const error = await failureOf(`${conninfo} connect_timeout=1`, { timeoutMs: 60_000 }, SECRETS);
+      expect(error).toMatchObject({ failure: 'unreachable' });
+      // As libpq, which takes one second for too little.
+      expect(error.message).toMatch(/^connection to 127.0.0.1:\d+ failed: no answer within 2 s \(connect_timeout\)$/);
     }));
 
   test('is given up after the time of the caller, and the next host is tried', () =>

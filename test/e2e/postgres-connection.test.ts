@@ -5,8 +5,8 @@ import { connect } from '../../src/postgres/connection.ts';
 import { PostgresError } from '../../src/postgres/failure.ts';
 import { until } from '../support/poll.ts';
 import { withTempDir } from '../support/temp-dir.ts';
-import { ask, CLEAN, failureOf } from './attempt.ts';
-import { sharedPostgres } from './shared-postgres.ts';
+import { ask, CLEAN, failureOf } from '../postgres/attempt.ts';
+import { sharedPostgres } from '../postgres/shared-postgres.ts';
 
 const PASSWORD = "tôp s3cret'\\";
 const SECRETS = ['s3cret', encodeURIComponent(PASSWORD)];
@@ -299,6 +299,19 @@ describe('time', () => {
     expect(error).toMatchObject({ failure: 'unreachable', message: 'the server gave no answer within 0.1 s' });
     await pg().sql(`select pg_terminate_backend(pid) from pg_stat_activity where query like '%as nap'`);
   });
+});
+
+test('no socket and no timer is left behind, however it ends', async () => {
+  const open = (): number =>
+    process.getActiveResourcesInfo().filter((name) => /TCP|Pipe|Timeout|TLS/.test(name)).length;
+  const before = open();
+  await ask(as('alice'), WHO);
+  await failureOf(as('alice', 'wr0ng'));
+  await failureOf(as('trusty', null), { replication: true });
+  await failureOf(`${as('alice')} sslmode=require`);
+  await failureOf('host=127.0.0.1,/nowhere port=1');
+  await expect(connect(as('alice'), { signal: AbortSignal.abort() })).rejects.toThrow();
+  await until('everything to be closed', () => open() <= before);
 });
 
 describe('a lost connection', () => {

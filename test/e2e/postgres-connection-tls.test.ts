@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { withTempDir } from '../support/temp-dir.ts';
-import { ask, CLEAN, failureOf } from './attempt.ts';
-import { makeCertificates, type Certificates } from './certificates.ts';
-import { sharedPostgres } from './shared-postgres.ts';
+import { ask, CLEAN, failureOf } from '../postgres/attempt.ts';
+import { makeCertificates, type Certificates } from '../postgres/certificates.ts';
+import { sharedPostgres } from '../postgres/shared-postgres.ts';
 
 const PASSWORD = 'top-s3cret';
 let certificates: Certificates;

@@ -3,8 +3,8 @@ import { connect } from '../../src/postgres/connection.ts';
 import { createPhysicalSlot, dropSlot } from '../../src/postgres/replication-slot.ts';
 import { switchWal } from '../../src/postgres/switch-wal.ts';
 import { formatLsn } from '../../src/wal/lsn.ts';
-import { CLEAN } from './attempt.ts';
-import { sharedPostgres } from './shared-postgres.ts';
+import { CLEAN } from '../postgres/attempt.ts';
+import { sharedPostgres } from '../postgres/shared-postgres.ts';
 
 const pg = sharedPostgres({ tcp: true }, async (server) => {
   await server.sql('create role plain login');

@@ -6,9 +6,9 @@ import { fetchRemoteStatus, type PostgresSettings, type RemoteStatus } from '../
 import { formatLsn } from '../../src/wal/lsn.ts';
 import { until } from '../support/poll.ts';
 import { withPostgres } from '../support/postgres.ts';
-import { CLEAN } from './attempt.ts';
-import { withFakeServer } from './fake-server.ts';
-import { sharedPostgres } from './shared-postgres.ts';
+import { CLEAN } from '../postgres/attempt.ts';
+import { withFakeServer } from '../postgres/fake-server.ts';
+import { sharedPostgres } from '../postgres/shared-postgres.ts';
 
 const ROLES = 'create role plain login; create role seer login in role pg_monitor; create role repl login replication';
 

@@ -5,7 +5,7 @@ import { connect } from '../../src/postgres/connection.ts';
 import { PostgresError } from '../../src/postgres/failure.ts';
 import { until } from '../support/poll.ts';
 import { withPostgres } from '../support/postgres.ts';
-import { CLEAN, failureOf } from './attempt.ts';
+import { CLEAN, failureOf } from '../postgres/attempt.ts';
 
 test('an exhausted server says of what it has too few', () =>
   withPostgres(
