@@ -1,4 +1,5 @@
 import { Command, CommanderError, Option } from 'commander';
+import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { logLevel, positiveInteger, wholeNumber } from './command-line/arguments.ts';
 import { addErrors } from './command-line/errors.ts';
@@ -32,13 +33,22 @@ export async function main(argv: readonly string[]): Promise<number> {
     status = await executeCommand(program.optsWithGlobals<GlobalOptions>(), execution);
   };
   try {
-    await buildProgram(execute).parseAsync(argv);
+    await buildProgram(execute, wantsJson(argv)).parseAsync(argv);
     return status;
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return 0;
     return argv.includes('get-wal') ? exitStatusForDoubt() : 2;
   }
+}
+
+/** Commander tells of a mistake on the command line before it has understood the rest of it. */
+function wantsJson(argv: readonly string[]): boolean {
+  return argv.some((word, index) => {
+    const value =
+      /^(?:--format=|-f=?)(.+)$/.exec(word)?.[1] ?? (/^(?:-f|--format)$/.test(word) ? argv[index + 1] : null);
+    return value === 'json';
+  });
 }
 
 async function executeCommand(globals: GlobalOptions, execution: Execution): Promise<number> {
@@ -87,6 +97,8 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
 function drainOnSignal(execution: Execution): Pick<CommandContext, 'drain' | 'kill'> {
   const drain = new AbortController();
   const kill = new AbortController();
+  // Everything that waits listens to them, for every server.
+  setMaxListeners(0, drain.signal, kill.signal);
   if (execution.calledByPostgres !== true) {
     for (const [signal, number] of [
       ['SIGINT', 2],
@@ -139,8 +151,7 @@ function reportError(error: unknown, globals: GlobalOptions): void {
   if (process.stderr.listenerCount('error') === 0) process.stderr.on('error', () => {});
   const known = error instanceof WalwardenError ? error : new WalwardenError('internal', messageOf(error));
   if (globals.format === 'json') {
-    const { code, message, hint } = known;
-    process.stderr.write(`${JSON.stringify({ error: { code, message, hint: hint ?? null } })}\n`);
+    process.stderr.write(errorLine(known));
     return;
   }
   process.stderr.write(`ERROR: ${known.message}\n`);
@@ -150,7 +161,11 @@ function reportError(error: unknown, globals: GlobalOptions): void {
   }
 }
 
-function buildProgram(execute: Execute): Command {
+function errorLine({ code, message, hint }: WalwardenError): string {
+  return `${JSON.stringify({ error: { code, message, hint: hint ?? null } })}\n`;
+}
+
+function buildProgram(execute: Execute, json: boolean): Command {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   const program = new Command('walwarden')
     .description('Archives the WAL of PostgreSQL servers, checked and durable, in the formats of Barman.')
@@ -168,6 +183,10 @@ function buildProgram(execute: Execute): Command {
     .addOption(new Option('--detached').hideHelp())
     .helpOption('-h, --help', 'print this help and exit')
     .helpCommand(false)
+    .configureOutput({
+      outputError: (text, writeText) =>
+        writeText(json ? errorLine(new WalwardenError('usage', text.replace(/^error: /, '').trim())) : text),
+    })
     .exitOverride();
 
   const command = (spec: string, description: string): Command =>

@@ -12,7 +12,7 @@ export type ErrorCode =
   | 'damaged' // a stored or compressed file does not read back
   | 'wal-not-found' // certainly absent
   | 'storage' // the destination can't be read or written
-  | 'source' // one source file can't be read; the others can
+  | 'source' // where files are delivered can't be read or written; the destination can
   | 'conflict' // another content under the same name
   | 'locked' // somebody else holds the lock
   | 'hook' // a hook script stopped the pass
@@ -43,16 +43,22 @@ export class WalwardenError extends Error {
 }
 
 /** What happens to archives too, though libuv, and so Node, has no name for it; the texts are strerror(3)'s. */
-const NAMELESS: Readonly<Record<string, { readonly name: string; readonly text: string }>> = {
-  'Unknown system error -116': { name: 'ESTALE', text: 'stale file handle' },
-  'Unknown system error -117': { name: 'EUCLEAN', text: 'structure needs cleaning' },
-  'Unknown system error -122': { name: 'EDQUOT', text: 'disk quota exceeded' },
+const NAMELESS: Readonly<Record<number, { readonly name: string; readonly text: string }>> = {
+  116: { name: 'ESTALE', text: 'stale file handle' },
+  117: { name: 'EUCLEAN', text: 'structure needs cleaning' },
+  122: { name: 'EDQUOT', text: 'disk quota exceeded' },
 };
+
+/** Sync calls say `UNKNOWN: unknown error, write`, others `Unknown system error -122: Unknown system error -122, write`. */
+function nameless(error: Error): { readonly name: string; readonly text: string } | undefined {
+  if (!('code' in error && 'errno' in error && typeof error.errno === 'number')) return undefined;
+  return /^unknown/i.test(String(error.code)) ? NAMELESS[-error.errno] : undefined;
+}
 
 /** The errno name (`ENOENT`, …) of a system error, undefined for anything else. */
 export function errnoOf(error: unknown): string | undefined {
   if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
-    return error instanceof WalwardenError ? undefined : (NAMELESS[error.code]?.name ?? error.code);
+    return error instanceof WalwardenError ? undefined : (nameless(error)?.name ?? error.code);
   }
   return undefined;
 }
@@ -64,9 +70,7 @@ export function isErrorCode(error: unknown, code: ErrorCode): error is Walwarden
 
 /** A message for anything that can be thrown. */
 export function messageOf(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  return message.replace(/(Unknown system error -\d+)(?:: \1)?/, (unknown, code: string) => {
-    const known = NAMELESS[code];
-    return known === undefined ? unknown : `${known.name}: ${known.text}`;
-  });
+  if (!(error instanceof Error)) return String(error);
+  const known = nameless(error);
+  return known === undefined ? error.message : error.message.replace(/^unknown[^,]*/i, `${known.name}: ${known.text}`);
 }

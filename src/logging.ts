@@ -1,4 +1,4 @@
-import { fstatSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, statSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import type { DestinationStream, Logger as Pino } from 'pino';
 import { errnoOf, messageOf } from './errors.ts';
@@ -40,6 +40,8 @@ const LEVELS: Readonly<Record<string, Severity>> = {
 };
 
 export const LOG_LEVELS: readonly string[] = Object.keys(LEVELS);
+
+const LOG_MODE = 0o640;
 
 const load = createRequire(import.meta.url);
 
@@ -91,11 +93,39 @@ function openLogFile(file: string): DestinationStream | null {
   };
   try {
     let instead: DestinationStream | null = null;
-    return lines(openSync(file, 'a', 0o640), (error, line) => (instead ??= tell('write to', error)).write(line));
+    return lines(followFile(file), (error, line) => (instead ??= tell('write to', error)).write(line));
   } catch (error) {
     tell('open', error);
     return null;
   }
+}
+
+/** Looks for another file under the name of the log are so many milliseconds apart. */
+const LOOK_MS = 1_000;
+
+/** The descriptor to write to: logrotate renames the file of a process that never ends, and makes another. Throws when it can't be opened the first time. */
+function followFile(file: string): () => number {
+  let fd = openSync(file, 'a', LOG_MODE);
+  let lookedAt = Date.now();
+  return () => {
+    // The clock may have been set back.
+    if (Math.abs(Date.now() - lookedAt) < LOOK_MS) return fd;
+    lookedAt = Date.now();
+    try {
+      const there = statSync(file, { throwIfNoEntry: false });
+      const open = fstatSync(fd);
+      // To open a fifo takes as long as nobody reads from it.
+      const stays = there !== undefined && (!there.isFile() || (there.ino === open.ino && there.dev === open.dev));
+      if (stays) return fd;
+      const next = openSync(file, 'a', LOG_MODE);
+      const old = fd;
+      fd = next;
+      closeSync(old);
+    } catch {
+      // The old file takes the line as well.
+    }
+    return fd;
+  };
 }
 
 /** For people where there is a terminal, else as they are. */
@@ -119,17 +149,21 @@ function isTerminal(): boolean {
 }
 
 function rawStderr(): DestinationStream {
-  return lines(2, () => {});
+  return lines(
+    () => 2,
+    () => {},
+  );
 }
 
 /** A reader that is slow gets this many milliseconds for a line, and then misses it. */
 const PATIENCE_MS = 1_000;
 
 /** Whole lines to a descriptor; what can't be written is handed to `onFailure`, never thrown. */
-function lines(fd: number, onFailure: (error: unknown, line: string) => void): DestinationStream {
+function lines(descriptor: () => number, onFailure: (error: unknown, line: string) => void): DestinationStream {
   return {
     write(line) {
       const bytes = Buffer.from(line);
+      const fd = descriptor();
       const deadline = Date.now() + PATIENCE_MS;
       let done = 0;
       while (done < bytes.length) {

@@ -6,7 +6,7 @@ import { pipeThrough } from './compression/external-program.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import { encryptGpg } from './encryption/gpg.ts';
 import { isErrorCode } from './errors.ts';
-import { checkArchiverErrors, checkQueue, checkWalAge, isForgotten, walSize } from './health/archive-checks.ts';
+import { checkArchiverErrors, checkQueue, checkWalAge, describeGaps, walSize } from './health/archive-checks.ts';
 import { runChecks, type CheckStep } from './health/check-run.ts';
 import type { CheckResult, CheckStrategy } from './health/check-strategy.ts';
 import {
@@ -18,7 +18,7 @@ import {
 } from './health/postgres-checks.ts';
 import type { Logger } from './logging.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
-import { archiveIdentifier, errorNames } from './server-facts.ts';
+import { archiveIdentifier, errorNames, newestGaps } from './server-facts.ts';
 import { Look } from './server-look.ts';
 import { openServer, type Server } from './server.ts';
 import { compressionSettings, customFilters } from './server-settings.ts';
@@ -88,7 +88,7 @@ function stepsFor(look: Look): CheckStep[] {
 
 /** `WAL archive`: only when something is wrong with it, as in Barman. */
 async function checkArchive(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
-  const { server, now } = look;
+  const { server } = look;
   strategy.initCheck('WAL archive');
   // Those of a new server are made first.
   await look.directories();
@@ -101,9 +101,12 @@ async function checkArchive(look: Look, strategy: CheckStrategy, signal: AbortSi
   if (!server.config.active || server.config.passive) return;
   for (const kind of ['incoming', 'streaming'] as const) {
     if (!server.config.options[kind === 'incoming' ? 'archiver' : 'streaming_archiver']) continue;
-    if (isForgotten(await look.queue(kind), await look.pass(), now))
-      strategy.result(false, await look.whyItWaits(kind));
+    const trouble = await look.trouble(kind);
+    if (trouble !== null) strategy.result(false, trouble);
   }
+  if (strategy.hasErrors) return;
+  const gaps = describeGaps(await newestGaps(server.catalogue), server.name);
+  if (gaps !== null) strategy.result(true, gaps);
 }
 
 async function checkQueueOf(look: Look, strategy: CheckStrategy, kind: 'incoming' | 'streaming'): Promise<void> {
@@ -125,6 +128,8 @@ async function checkServerOf(look: Look, strategy: CheckStrategy, signal: AbortS
     separate: isSeparate(server),
     slotName,
     notReceiving: streams ? whyNothingIsReceived(await look.streaming(signal), look.now) : null,
+    createSlot: server.receiver.createSlot,
+    isOtherCluster: await isOtherCluster(server.identity.path, remote),
   };
   strategy.record(checkPostgres(remote, options));
   if (options.separate && streams) {
@@ -132,6 +137,14 @@ async function checkServerOf(look: Look, strategy: CheckStrategy, signal: AbortS
     strategy.record([await identityOf(look, remote.slot?.systemIdentifier ?? null, remote, options)]);
   }
   strategy.record(checkReplicationSlot(remote, options));
+}
+
+/** Whether the server that WAL comes from is another one than the archive's, or its connections reach different ones. */
+async function isOtherCluster(identityPath: string, { streaming, slot }: RemoteStatus): Promise<boolean> {
+  // A damaged file is told by systemid coherence.
+  const archive = await archiveIdentifier(identityPath).catch(() => null);
+  const ids = [archive, streaming?.systemIdentifier ?? null, slot?.systemIdentifier ?? null];
+  return new Set(ids.filter((id) => id !== null)).size > 1;
 }
 
 /** WAL comes from another server than that of `conninfo`. */

@@ -1,34 +1,44 @@
-import { constants } from 'node:fs';
-import { access, lstat, readdir, readFile, stat, statfs } from 'node:fs/promises';
+import { constants, type Stats } from 'node:fs';
+import { access, lstat, open, readdir, readFile, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readIdentity } from './archiver/identity.ts';
 import { listWaiting } from './archiver/waiting-directory.ts';
-import { errnoOf, messageOf, WalwardenError } from './errors.ts';
+import { OUT_OF_RESOURCES } from './durable/durable-file.ts';
+import { hasOpen } from './durable/lock-file.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from './errors.ts';
 import type { ArchiveFacts, LastPass, QueueFacts } from './health/archive-checks.ts';
 import { unlessAborted } from './health/patience.ts';
 import { PostgresError } from './postgres/failure.ts';
-import type { PostgresSettings, RemoteStatus } from './postgres/remote-status.ts';
+import type { ReachedServer, RemoteStatus } from './postgres/remote-status.ts';
 import { UNKNOWN_SERVER, UNKNOWN_SLOT, UNKNOWN_STREAMING } from './postgres/unknown-status.ts';
 import type { Server } from './server.ts';
 import { claimPath } from './storage/claim.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
 import { walKind, type WalName } from './wal/wal-name.ts';
+import { summariseWals, type SegmentRange } from './wal/wal-ranges.ts';
 import { explain, formatBytes, formatSpan } from './words.ts';
 
 // What `check` and `status` look at on our own machine. Reading only, but for directories that are missing.
 
-/** The files in incoming or streaming; one directory read, whatever waits there. */
-export async function queueFacts(directory: string, kind: 'incoming' | 'streaming'): Promise<QueueFacts> {
+/** The files in incoming or streaming; one directory read, whatever waits there, and a look at the first of them. */
+export async function queueFacts(
+  directory: string,
+  kind: 'incoming' | 'streaming',
+  now = Date.now(),
+): Promise<QueueFacts> {
   const { names, unknown } = await listWaiting(directory);
   const files = names.length + unknown.length;
-  if (kind === 'incoming') return { directory, files, waiting: names.length, first: await firstOf(directory, names) };
-  const staying = stayingInStreaming(names);
+  const streaming = kind === 'streaming';
+  const staying = streaming ? stayingInStreaming(names) : new Set<WalName>();
   const waiting = names.filter((name) => !staying.has(name));
+  const { first, unreadable } = await lookAtFirst(directory, waiting, now);
   return {
+    kind,
     directory,
-    files: Math.max(0, files - 1),
+    files: streaming ? Math.max(0, files - 1) : files,
     waiting: waiting.length,
-    first: await firstOf(directory, waiting),
+    first,
+    unreadable,
   };
 }
 
@@ -53,31 +63,98 @@ export function stayingInStreaming(names: readonly WalName[]): ReadonlySet<WalNa
   return staying;
 }
 
-async function firstOf(directory: string, names: readonly WalName[]): Promise<QueueFacts['first']> {
+/** So many are enough to tell what is wrong with all of them. */
+const LOOKED_AT = 10;
+/** Somebody may still be about to change the mode of what has just arrived. */
+const FRESH_MS = 60_000;
+
+async function lookAtFirst(
+  directory: string,
+  names: readonly WalName[],
+  now: number,
+): Promise<Pick<QueueFacts, 'first' | 'unreadable'>> {
+  const found: Arrival[] = [];
   for (const name of names) {
-    const path = join(directory, name);
-    for (const candidate of [path, claimPath(path, name)]) {
-      try {
-        // The inode's time, which no `cp -p` can set back.
-        return { name, arrived: (await lstat(candidate)).ctimeMs };
-      } catch (error) {
-        // Archived meanwhile.
-        if (errnoOf(error) !== 'ENOENT') throw error;
-      }
+    const arrival = await arrivalOf(directory, name);
+    if (arrival !== null && found.push(arrival) === LOOKED_AT) break;
+  }
+  const refused: { readonly arrival: Arrival; readonly errno: string }[] = [];
+  for (const arrival of found) {
+    if (!arrival.stat.isFile() || now - arrival.arrived < FRESH_MS) continue;
+    const errno = await whyUnreadable(arrival.path);
+    if (errno !== null) refused.push({ arrival, errno });
+  }
+  const [first = null] = found;
+  const [bad] = refused;
+  if (bad === undefined) return { first, unreadable: null };
+  const { name, arrived, stat: status } = bad.arrival;
+  const mode = (status.mode & 0o7777).toString(8).padStart(4, '0');
+  const unreadable = {
+    files: refused.length,
+    more: refused.length === LOOKED_AT && names.length > LOOKED_AT,
+    first: { name, arrived, mode, owner: await userName(status.uid) },
+    errno: bad.errno,
+    user: await userName(process.geteuid?.() ?? -1),
+  };
+  return { first, unreadable };
+}
+
+interface Arrival {
+  readonly name: WalName;
+  readonly path: string;
+  /** The inode's time, which no `cp -p` can set back. */
+  readonly arrived: number;
+  readonly stat: Stats;
+}
+
+/** Null when it was archived meanwhile. */
+async function arrivalOf(directory: string, name: WalName): Promise<Arrival | null> {
+  const direct = join(directory, name);
+  for (const path of [direct, claimPath(direct, name)]) {
+    try {
+      const found = await lstat(path);
+      return { name, path, arrived: found.ctimeMs, stat: found };
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error;
     }
   }
   return null;
+}
+
+async function whyUnreadable(path: string): Promise<string | null> {
+  try {
+    const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+    await (await open(path, flags)).close();
+    return null;
+  } catch (error) {
+    const errno = errnoOf(error);
+    if (errno === undefined || OUT_OF_RESOURCES.has(errno)) throw error;
+    return errno === 'ENOENT' ? null : errno;
+  }
+}
+
+/** As /etc/passwd calls it, which is where a user of PostgreSQL's or ours mostly is; else its number. */
+async function userName(uid: number): Promise<string> {
+  const users = await readFile('/etc/passwd', 'latin1').catch(() => '');
+  const entry = users.split('\n').find((text) => text.split(':')[2] === String(uid));
+  return entry?.split(':')[0] ?? `user ${uid}`;
 }
 
 /** Who archived last, by the lock file, which is not touched; null when nobody ever did. */
 export async function lastPass(lockPath: string): Promise<LastPass | null> {
   try {
     const pid = Number.parseInt(await readFile(lockPath, 'latin1'), 10) || 0;
-    return { startedAt: (await stat(lockPath)).mtimeMs, running: pid > 0 && isAlive(pid), pid };
+    return { startedAt: (await stat(lockPath)).mtimeMs, running: await isAtWork(pid, lockPath), pid };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
     throw error;
   }
+}
+
+/** A process that lives may have let go of the lock long ago, or be another one of that number. */
+async function isAtWork(pid: number, lockPath: string): Promise<boolean> {
+  // Where we may not look, being alive has to do.
+  return pid > 0 && isAlive(pid) && hasOpen(pid, lockPath).catch(() => true);
 }
 
 function isAlive(pid: number): boolean {
@@ -105,6 +182,20 @@ export async function archiveFacts(catalogue: Server['catalogue'], signal: Abort
     signal.throwIfAborted();
   }
   return { files, bytes, newest, damagedLines };
+}
+
+/** What is missing among the newest thousand files or so, whatever the size of the catalogue. */
+export async function newestGaps(catalogue: Server['catalogue']): Promise<SegmentRange[]> {
+  const newest = await catalogue.readLast();
+  // No segment is opened for its size, which may take a passphrase: names tell of it. At worst it
+  // seems too large, and segments that are missing at the end of a log are not seen.
+  let perLog = 4;
+  for (const { name } of newest) {
+    if (name.length !== 24) continue;
+    while (perLog <= Number.parseInt(name.slice(16), 16) && perLog < 4096) perLog *= 2;
+  }
+  const timelines = await summariseWals([newest], 2 ** 32 / perLog);
+  return timelines.flatMap(({ gaps }) => gaps);
 }
 
 /** The names in the errors directory. */
@@ -210,14 +301,18 @@ export async function diskSpace(path: string): Promise<{ readonly free: number; 
 
 /** What PostgreSQL says; once `signal` fires, that it did not answer. */
 export async function answerOf(server: Server, signal: AbortSignal, limitMs: number): Promise<RemoteStatus> {
-  return (await unlessAborted(server.getRemoteStatus(), signal)) ?? unanswered(server.postgres, limitMs);
-}
-
-function unanswered(settings: PostgresSettings, limitMs: number): RemoteStatus {
+  const { postgres } = server;
   const error = new PostgresError('unreachable', `no answer within ${formatSpan(limitMs)}`);
-  return {
-    server: settings.conninfo === null ? null : { ...UNKNOWN_SERVER, error },
-    streaming: settings.walStreamingConninfo === null ? null : { ...UNKNOWN_STREAMING, error },
-    slot: settings.walConninfo === null ? null : { ...UNKNOWN_SLOT, error },
-  };
+  const answer = await unlessAborted(server.getRemoteStatus(), signal);
+  if (answer === undefined) {
+    return {
+      server: postgres.conninfo === null ? null : { ...UNKNOWN_SERVER, error },
+      streaming: postgres.walStreamingConninfo === null ? null : { ...UNKNOWN_STREAMING, error },
+      slot: postgres.walConninfo === null ? null : { ...UNKNOWN_SLOT, error },
+    };
+  }
+  // The time that is up interrupts what is still asked: nobody else did.
+  const late = <T extends ReachedServer>(part: T | null): T | null =>
+    part !== null && isErrorCode(part.error?.cause, 'aborted') ? { ...part, error } : part;
+  return { server: late(answer.server), streaming: late(answer.streaming), slot: late(answer.slot) };
 }

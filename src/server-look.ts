@@ -4,7 +4,7 @@ import {
   whyNothingIsReceived,
   type StreamingArchivalStatus,
 } from './archiver/streaming-health.ts';
-import { whyItWaits, type ArchiveFacts, type LastPass, type QueueFacts } from './health/archive-checks.ts';
+import { isStuck, whyItWaits, type ArchiveFacts, type LastPass, type QueueFacts } from './health/archive-checks.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
 import { answerOf, archiveFacts, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
 import type { Server } from './server.ts';
@@ -36,7 +36,7 @@ export class Look {
   queue(kind: 'incoming' | 'streaming'): Promise<QueueFacts> {
     const known = this.#queues.get(kind);
     if (known !== undefined) return known;
-    const facts = queueFacts(this.server.config.options[`${kind}_wals_directory`], kind);
+    const facts = queueFacts(this.server.config.options[`${kind}_wals_directory`], kind, this.now);
     this.#queues.set(kind, facts);
     return facts;
   }
@@ -59,10 +59,15 @@ export class Look {
   }
 
   async whyItWaits(kind: 'incoming' | 'streaming'): Promise<string | null> {
-    const why = whyItWaits(await this.queue(kind), await this.pass(), this.now);
+    const why = whyItWaits(await this.queue(kind), await this.pass(), this.now, this.server.name);
     // Such as a full disk.
     const problems = why === null ? [] : await this.directories();
     return why === null ? null : [why, ...problems].join('; ');
+  }
+
+  /** What waits there and needs somebody to look at it; null when all goes its way. */
+  async trouble(kind: 'incoming' | 'streaming'): Promise<string | null> {
+    return isStuck(await this.queue(kind), await this.pass(), this.now) ? this.whyItWaits(kind) : null;
   }
 
   /** Why no WAL comes into the archive; `ever`: none did yet. */
@@ -80,8 +85,9 @@ export class Look {
     }
     if (streaming_archiver) {
       const waits = await this.whyItWaits('streaming');
+      const noneComplete = `receive-wal receives WAL, and no segment is complete yet; to complete one: walwarden switch-wal --force --archive ${name}`;
       const nothing = whyNothingIsReceived(await this.streaming(signal), this.now);
-      reasons.push(waits ?? nothing ?? 'receive-wal receives WAL, and no segment is complete yet');
+      reasons.push(waits ?? nothing ?? noneComplete);
     }
     const errors = await errorNames(errors_directory);
     if (errors.length > 0) reasons.push(`${count(errors.length, 'file')} in errors: walwarden errors explain ${name}`);

@@ -125,17 +125,21 @@ async function reportArchive(report: StatusReport, { server, now }: Look): Promi
 
 async function reportQueue(report: StatusReport, look: Look, kind: 'incoming' | 'streaming'): Promise<void> {
   const { waiting, first, directory } = await look.queue(kind);
+  const { options, passive } = look.server.config;
+  const takes = !passive && options[kind === 'incoming' ? 'archiver' : 'streaming_archiver'];
+  const problem = takes ? await look.trouble(kind) : null;
   const value = {
     files: waiting,
     first: first?.name ?? null,
     since: first === null ? null : first.arrived / 1000,
     directory,
+    problem,
   };
   const text =
     first === null
       ? `${waiting}`
       : `${waiting}, the first is ${first.name}, since ${formatMoment(first.arrived, look.now)}`;
-  report.add(`${kind}_queue`, `Files waiting in ${kind}`, value, text);
+  report.add(`${kind}_queue`, `Files waiting in ${kind}`, value, problem === null ? text : `${waiting}: ${problem}`);
 }
 
 /** When somebody archived last, be it we or a Barman on the same home. */

@@ -9,7 +9,7 @@ import { Xlogdb } from './catalogue/xlogdb.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import { makeDirectory } from './durable/durable-file.ts';
 import { acquireLock, type HeldLock } from './durable/lock-file.ts';
-import { errnoOf, messageOf, WalwardenError } from './errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from './errors.ts';
 import { createWalHooks } from './hooks/wal-hooks.ts';
 import type { Logger } from './logging.ts';
 import { fetchIdentity } from './postgres/fetch-identity.ts';
@@ -26,9 +26,13 @@ import {
 } from './server-settings.ts';
 import { LocalWalStorageStrategy } from './storage/local-wal-storage-strategy.ts';
 import type { ReadingKeys } from './storage/stored-content.ts';
+import { walKind } from './wal/wal-name.ts';
 
 /** An archive that is empty doesn't wait for a server that is away: the first segment tells as well. */
 const IDENTITY_TIMEOUT_MS = 3_000;
+
+/** Somebody may be looking whether an archive-wal runs, which takes its lock for a moment. */
+const LOCK_WAIT_MS = 1_000;
 
 /** One configured server, with everything that works for it. */
 export interface Server extends AsyncDisposable {
@@ -55,8 +59,13 @@ export interface Server extends AsyncDisposable {
   makeDirectories(): Promise<void>;
   /** Bytes of a segment, as the newest archived one says; null in an archive without segments. */
   segmentSize(): Promise<number | null>;
-  /** One pass of every archiver, under the lock; what crashes left behind is healed first. */
-  archive(verbose: boolean): Promise<ArchiveSummary[]>;
+  /**
+   * One pass of every archiver, under the lock; what crashes left behind is
+   * healed first. `onPass` is told of each that came to its end. What is wrong
+   * where files are delivered (`source`) is thrown when the others had their
+   * turn; any other trouble ends it.
+   */
+  archive(verbose: boolean, onPass?: (pass: ArchiveSummary) => void): Promise<void>;
 }
 
 /** Wires up one server. Throws `config` when its configuration has problems. */
@@ -81,6 +90,8 @@ export function openServer(
     });
   }
   const lockPath = (what: LockName): string => serverLock(config, name, what);
+  const lockArchive = (): Promise<HeldLock> =>
+    acquireLock(lockPath('archive-wal'), { waitMs: LOCK_WAIT_MS, signal: kill });
 
   const custom = customFilters(server);
   const keys: ReadingKeys = {
@@ -95,6 +106,7 @@ export function openServer(
     migrate: options.migrate_xlogdb,
     logger,
     describeStored: (wal) => strategy.describe(wal),
+    kill,
   });
   const errors = new ErrorsDirectory(options.errors_directory, join(options.backup_directory, '.errors'));
   const identity = new SystemIdentity(
@@ -155,6 +167,8 @@ export function openServer(
     errors,
     identity,
     minFree: options.receive_wal_min_free,
+    newestArchived: async () =>
+      (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment')?.name ?? null,
     logger,
   };
   const archiverParts = {
@@ -187,16 +201,11 @@ export function openServer(
     );
   }
 
+  const makeOne = (path: string): Promise<void> => makeServerDirectory(path, config.global.options.barman_home);
+  const ownDirectories = [options.backup_directory, options.errors_directory, walsDirectory];
+  const deliveryDirectories = [options.incoming_wals_directory, options.streaming_wals_directory];
   async function makeDirectories(): Promise<void> {
-    for (const path of [
-      options.backup_directory,
-      options.incoming_wals_directory,
-      options.streaming_wals_directory,
-      options.errors_directory,
-      walsDirectory,
-    ]) {
-      await makeServerDirectory(path, config.global.options.barman_home);
-    }
+    for (const path of [...ownDirectories, ...deliveryDirectories]) await makeOne(path);
   }
 
   return {
@@ -213,7 +222,7 @@ export function openServer(
     keys,
     logger,
     lockPath,
-    lockArchive: () => acquireLock(lockPath('archive-wal')),
+    lockArchive,
     async checkThere() {
       await strategy.checkThere();
       // An empty mount point looks like an empty archive, but for what stands beside it.
@@ -229,19 +238,56 @@ export function openServer(
     makeDirectories,
     segmentSize: async () =>
       (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ?? (await strategy.encryptedSegmentSize()),
-    async archive(verbose) {
-      await makeDirectories();
-      await using _lock = await acquireLock(lockPath('archive-wal'));
+    async archive(verbose, onPass) {
+      for (const path of ownDirectories) await makeOne(path);
+      await using _lock = await lockArchive();
       await identity.removeLeftovers();
       // Taking its lock heals a catalogue that a crash left with a torn line.
       await catalogue.withLock(async () => {});
-      const summaries: ArchiveSummary[] = [];
-      for (const archiver of archivers) summaries.push(await archiver.archive(verbose));
-      return summaries;
+      const faults: WalwardenError[] = [];
+      const tell = (told: readonly WalwardenError[]): void => {
+        for (const { code, message, hint } of told) logger.error({ server: name, code, hint }, message);
+      };
+      const attempt = async (work: () => Promise<void>): Promise<void> => {
+        try {
+          await work();
+        } catch (error) {
+          if (!isErrorCode(error, 'source')) {
+            tell(faults);
+            throw error;
+          }
+          faults.push(error);
+        }
+      };
+      for (const path of deliveryDirectories) {
+        await attempt(() => makeOne(path).catch((error: unknown) => Promise.reject(asSourceError(error))));
+      }
+      for (const archiver of archivers) {
+        await attempt(async () => {
+          const pass = await archiver.archive(verbose);
+          onPass?.(pass);
+        });
+      }
+      const [first, ...others] = faults;
+      tell(others);
+      if (first !== undefined) throw first;
     },
     [Symbol.asyncDispose]: () => strategy.close(),
   };
 }
+
+function asSourceError(error: unknown): unknown {
+  if (!isErrorCode(error, 'storage')) return error;
+  const { message, hint, cause } = error;
+  return new WalwardenError('source', message, { cause, ...(hint === undefined ? {} : { hint }) });
+}
+
+const DIRECTORY_HINTS: Readonly<Record<string, string>> = {
+  EEXIST: 'move that away',
+  ENOSPC: 'make space there',
+  EDQUOT: 'raise the quota of the user that walwarden runs as, or make space there',
+  EROFS: 'mount the file system for writing; errors of the disk make it read-only, see the kernel log',
+};
 
 /**
  * Makes a directory of a server. The home itself is never made: when it is
@@ -258,7 +304,7 @@ async function makeServerDirectory(path: string, home: string): Promise<void> {
     const missing = errno === 'ENOENT' ? `barman_home ${home} does not exist` : `can't make directory ${path}: ${why}`;
     throw new WalwardenError('storage', missing, {
       cause,
-      hint: errno === 'EEXIST' ? 'move that away' : 'mount or create it, owned by the user that walwarden runs as',
+      hint: DIRECTORY_HINTS[errno ?? ''] ?? 'mount or create it, owned by the user that walwarden runs as',
     });
   }
 }

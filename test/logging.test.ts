@@ -1,7 +1,7 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, readlink, rename, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { createLogger } from '../src/logging.ts';
 import { buildModule } from './durable/build-module.ts';
 import { run, type RunResult } from './support/run.ts';
@@ -9,6 +9,17 @@ import { withTempDir } from './support/temp-dir.ts';
 
 const SOURCE = fileURLToPath(new URL('../src/logging.ts', import.meta.url));
 const PACKAGES = fileURLToPath(new URL('../node_modules', import.meta.url));
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+/** How many descriptors of ours lead there. */
+async function openFiles(directory: string): Promise<number> {
+  const entries = await readdir('/proc/self/fd');
+  const targets = await Promise.all(entries.map((entry) => readlink(`/proc/self/fd/${entry}`).catch(() => '')));
+  return targets.filter((target) => target.startsWith(directory)).length;
+}
 
 const linesOf = (text: string): unknown[] =>
   text
@@ -67,6 +78,40 @@ describe('a log file', () => {
       expect(linesOf(await readFile(file, 'utf8'))).toHaveLength(count);
     }),
   );
+
+  test('that logrotate renamed gets no more lines than those of the same second: they go to the new one', () =>
+    withTempDir(async (directory) => {
+      vi.useFakeTimers({ toFake: ['Date'] });
+      const file = join(directory, 'log');
+      const messages = async (path: string): Promise<unknown[]> =>
+        linesOf(await readFile(path, 'utf8')).map((line) =>
+          line instanceof Object && 'msg' in line ? line.msg : line,
+        );
+      const logger = createLogger({ file, level: 'INFO' });
+      const next = (message: string): void => {
+        vi.setSystemTime(Date.now() + 1_000);
+        logger.info(message);
+      };
+      const before = await openFiles(directory);
+      next('first');
+      // logrotate with nocreate, and with create.
+      await rename(file, `${file}.1`);
+      next('second');
+      await rename(file, `${file}.2`);
+      await writeFile(file, '', { mode: 0o600 });
+      next('third');
+      // No file can be made there: it is better to write to the old one than nowhere.
+      await rename(file, `${file}.3`);
+      await mkdir(file);
+      next('fourth');
+      await rmdir(file);
+      next('fifth');
+      expect(await messages(`${file}.1`)).toEqual(['first']);
+      expect(await messages(`${file}.2`)).toEqual(['second']);
+      expect(await messages(`${file}.3`)).toEqual(['third', 'fourth']);
+      expect(await messages(file)).toEqual(['fifth']);
+      expect(await openFiles(directory)).toBe(before);
+    }));
 
   test('that can not be opened is told on stderr, where everything is logged instead', async () => {
     const { status, stderr } = await runLogging(

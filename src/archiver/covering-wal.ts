@@ -1,8 +1,9 @@
 import { WalwardenError } from '../errors.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import { parseTimelineHistory } from '../wal/timeline-history.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
+import { parseWalName, segmentNumber, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
 
 export interface CoveringParts {
   readonly strategy: WalStorageStrategy;
@@ -40,6 +41,36 @@ export async function findCovering(
     }
   }
   return null;
+}
+
+/**
+ * Whether an archived history file says that the timeline of a partial segment
+ * was left in that segment, so that nobody writes more of it.
+ */
+export async function isTimelineLeftIn(
+  { strategy, catalogue, keys }: CoveringParts,
+  partial: ParsedWalName,
+  segmentSize: number,
+): Promise<boolean> {
+  const number = segmentNumber(partial, segmentSize);
+  for await (const infos of catalogue.readBatches()) {
+    for (const { name } of infos) {
+      const parsed = parseWalName(name);
+      if (parsed?.kind !== 'history' || parsed.timeline <= partial.timeline) continue;
+      const stored = await strategy.read(name);
+      if (stored === null) continue;
+      try {
+        const text = (await plainBytes(stored.bytes, keys)).toString('utf8');
+        for (const { timeline, switchPoint } of parseTimelineHistory(text, name)) {
+          // Its last byte is the one before.
+          if (timeline === partial.timeline && (switchPoint - 1n) / BigInt(segmentSize) === number) return true;
+        }
+      } catch (error) {
+        if (!(error instanceof WalwardenError)) throw error;
+      }
+    }
+  }
+  return false;
 }
 
 /** Archived segments of the same number, complete or not, on this timeline and later ones: the likeliest first. */

@@ -32,7 +32,7 @@ export async function fetchStreamingStatus(
 ): Promise<StreamingArchivalStatus> {
   const [program, owner] = await Promise.all([
     orError(findPgReceivewal(sources.pathPrefix)),
-    orError(lockOwner(sources.lockPath)),
+    orError(ownerOf(sources.lockPath)),
   ]);
   return {
     server: sources.server,
@@ -42,6 +42,17 @@ export async function fetchStreamingStatus(
     // After the lock: a receiver that has just got it is about to write its own.
     report: await readReceiverReport(sources.reportPath),
   };
+}
+
+const asking = new Map<string, Promise<number | null>>();
+
+/** Asks once at a time: who asks has the lock for a moment, and must not be taken for a receiver by our other checks. */
+async function ownerOf(lockPath: string): Promise<number | null> {
+  const known = asking.get(lockPath);
+  if (known !== undefined) return known;
+  const answer = lockOwner(lockPath).finally(() => asking.delete(lockPath));
+  asking.set(lockPath, answer);
+  return answer;
 }
 
 async function orError<T>(found: Promise<T>): Promise<T | WalwardenError> {
@@ -85,7 +96,8 @@ const SILENCE_MS = 300_000;
 export function whyNothingIsReceived(status: StreamingArchivalStatus, now = Date.now()): string | null {
   const { server, owner, report } = status;
   if (owner instanceof WalwardenError) return `it can't be told: ${explain(owner)}`;
-  if (owner === null) return `no receive-wal runs for this server; ${lastWords(report, server, now)}`;
+  if (owner === null || hasLetGo(owner, report, now))
+    return `no receive-wal runs for this server; ${lastWords(report, server, now)}`;
   // Barman's own, say: it holds the same lock, and tells us nothing.
   if (report === null || (owner !== 0 && report.pid !== owner)) return null;
   const since = `since ${formatMoment(report.since, now)}`;
@@ -112,6 +124,14 @@ export function whyNothingIsReceived(status: StreamingArchivalStatus, now = Date
     case 'stopped':
       return `process ${report.pid} is ending, ${since}${because}`;
   }
+}
+
+/** Its last word comes right before it lets go of the lock. */
+const LETS_GO_MS = 10_000;
+
+/** Whoever has the lock now, such as somebody who looks whether it is free, is not the process that the file still names. */
+function hasLetGo(owner: number, report: ReceiverReport | null, now: number): boolean {
+  return report?.state === 'stopped' && report.pid === owner && now - report.since > LETS_GO_MS;
 }
 
 function receiving({ owner, report }: StreamingArchivalStatus, now: number): string | null {

@@ -19,7 +19,7 @@ export interface DirectoryListing {
   readonly claims: ReadonlySet<WalName>;
   /** Everything that is no WAL file's name, byte for byte (latin1). */
   readonly unknown: readonly string[];
-  /** Temporaries and dot files: somebody is still at them. */
+  /** Temporaries and dot files, for somebody is still at them; and lost+found. */
   readonly ignored: readonly string[];
 }
 
@@ -44,6 +44,8 @@ export interface InspectOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+// A directory that is a file system of its own has lost+found, and root's alone.
+const IGNORED = /^\.|\.tmp$|^lost\+found$/s;
 // basic_archive (PostgreSQL 15+, contrib/basic_archive) writes under this name first.
 const BASIC_ARCHIVE_TEMPORARY = /^archtemp\..+\.\d+\.\d+$/;
 const PUT_WAL_TEMPORARY = /^\.\d+-[0-9a-f]+-(.+)$/;
@@ -59,7 +61,8 @@ export async function listWaiting(directory: string): Promise<DirectoryListing> 
     entries = await readdir(directory, 'latin1');
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { names: [], claims: new Set(), unknown: [], ignored: [] };
-    throw new WalwardenError('storage', `can't read ${directory}: ${messageOf(error)}`, { cause: error });
+    const code = OUT_OF_RESOURCES.has(errnoOf(error) ?? '') ? 'storage' : 'source';
+    throw new WalwardenError(code, `can't read ${directory}: ${messageOf(error)}`, { cause: error });
   }
   const names = new Set<WalName>();
   const claims = new Set<WalName>();
@@ -71,8 +74,7 @@ export async function listWaiting(directory: string): Promise<DirectoryListing> 
       names.add(claimed);
       claims.add(claimed);
     } else if (isWalName(entry)) names.add(entry);
-    else if (entry.startsWith('.') || entry.endsWith('.tmp') || BASIC_ARCHIVE_TEMPORARY.test(entry))
-      ignored.push(entry);
+    else if (IGNORED.test(entry) || BASIC_ARCHIVE_TEMPORARY.test(entry)) ignored.push(entry);
     else unknown.push(entry);
   }
   return { names: [...names].sort(), claims, unknown: unknown.sort(), ignored };

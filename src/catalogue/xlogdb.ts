@@ -24,6 +24,8 @@ export interface XlogdbOptions {
    * in the archive without any other trace.
    */
   readonly describeStored?: (name: WalName) => Promise<WalFileInfo | null>;
+  /** Ends a wait for the lock. */
+  readonly kill?: AbortSignal | undefined;
 }
 
 /** One line of the catalogue: a file, or text that is no catalogue line. */
@@ -50,8 +52,8 @@ export class Xlogdb {
    * itself.
    */
   async withLock<T>(work: (session: XlogdbSession) => Promise<T>): Promise<T> {
-    const { path, lockPath, logger, describeStored } = this.#options;
-    await using _lock = await acquireLock(lockPath, { wait: true });
+    const { path, lockPath, logger, describeStored, kill } = this.#options;
+    await using _lock = await acquireLock(lockPath, { wait: true, signal: kill });
     await using session = await LockedXlogdb.open({
       path,
       logger,

@@ -8,7 +8,7 @@ interface ServerReport {
   readonly server: string;
   /** Why nothing was tried; null when it was. */
   readonly skipped: string | null;
-  /** What ended it early; null when nothing did. */
+  /** What kept it from doing everything; null when nothing did. */
   readonly error: WalwardenError | null;
   readonly passes: readonly ArchiveSummary[];
 }
@@ -25,14 +25,19 @@ export async function archiveWal(context: CommandContext, names: readonly string
     if (context.drain.aborted) break;
     const report = await archiveServer(context, server);
     reports.push(report);
-    // The error of a single server is thrown, and logged once.
-    if (report.error !== null && servers.length > 1) {
-      const { code, message } = report.error;
-      context.logger.error({ server: server.name, code }, `archive-wal of ${server.name} ended early: ${message}`);
+    // The error of a single server is thrown, and logged once, unless there is more to tell.
+    if (report.error !== null && (servers.length > 1 || report.passes.length > 0)) {
+      const { code, message, hint } = report.error;
+      context.logger.error(
+        { server: server.name, code, hint },
+        `archive-wal of ${server.name} ended early: ${message}`,
+      );
     }
   }
   const [only] = reports;
-  if (servers.length === 1 && only !== undefined && only.error !== null) throw only.error;
+  if (servers.length === 1 && only !== undefined && only.error !== null && only.passes.length === 0) {
+    throw only.error;
+  }
   const trouble = reports.some(
     ({ error, passes }) => error !== null || passes.some((pass) => troubles(pass).length > 0),
   );
@@ -50,9 +55,11 @@ async function archiveServer(context: CommandContext, server: ServerConfig): Pro
   if (server.passive)
     return { ...report, skipped: `Server ${name} is passive: its WAL is archived by its primary node` };
   if (!server.active) return { ...report, skipped: `Skipping inactive server ${name}` };
+  const passes: ArchiveSummary[] = [];
   try {
     await using opened = openServer(context.config, server, context.logger, context);
-    return { ...report, passes: await opened.archive(true) };
+    await opened.archive(true, (pass) => passes.push(pass));
+    return { ...report, passes };
   } catch (error) {
     if (isErrorCode(error, 'locked')) {
       const skipped = `Another archive-wal process is already running on server ${name}. Skipping to the next server`;
@@ -60,7 +67,7 @@ async function archiveServer(context: CommandContext, server: ServerConfig): Pro
     }
     const known =
       error instanceof WalwardenError ? error : new WalwardenError('internal', messageOf(error), { cause: error });
-    return { ...report, error: known };
+    return { ...report, error: known, passes };
   }
 }
 
@@ -70,9 +77,9 @@ function troubles(pass: ArchiveSummary): readonly NotArchived[] {
 
 function formatReport({ server, skipped, error, passes }: ServerReport): string {
   if (skipped !== null) return `${skipped}\n`;
-  if (error !== null)
-    return `${server}: ERROR: ${error.message}${error.hint === undefined ? '' : ` (${error.hint})`}\n`;
-  return passes.map((pass) => formatPass(server, pass)).join('');
+  const told = passes.map((pass) => formatPass(server, pass)).join('');
+  if (error === null) return told;
+  return `${told}${server}: ERROR: ${error.message}${error.hint === undefined ? '' : ` (${error.hint})`}\n`;
 }
 
 function formatPass(server: string, pass: ArchiveSummary): string {

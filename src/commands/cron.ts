@@ -1,8 +1,8 @@
-import { access, open, readFile, type FileHandle } from 'node:fs/promises';
+import { access, open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import pLimit from 'p-limit';
 import type { ServerConfig } from '../config/config.ts';
-import { acquireLock, lockOwner, type HeldLock } from '../durable/lock-file.ts';
+import { acquireLock, hasOpen, lockOwner, type HeldLock } from '../durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { serverLock, type LockName } from '../server-settings.ts';
 import type { CommandContext, Report } from './command.ts';
@@ -170,20 +170,23 @@ async function carryOut(context: CommandContext, plans: readonly Plan[], keepDes
 }
 
 async function work(
-  { logger, drain }: CommandContext,
+  { config, logger, drain }: CommandContext,
   { server, start, stop, report }: Plan,
   commands: DetachedCommands,
 ): Promise<ServerReport> {
   let { archiveWal, receiveWal } = report;
   try {
-    if (stop !== null && (await interruptReceiver(stop))) {
-      logger.info({ server, pid: stop }, `asked receive-wal of ${server} to stop: ${server} is not to be streamed`);
+    if (stop !== null && (await interruptReceiver(stop, serverLock(config, server, 'receive-wal')))) {
+      logger.info(
+        { server, receiver: stop },
+        `asked receive-wal of ${server} to stop: ${server} is not to be streamed`,
+      );
       receiveWal = { state: 'stopping', pid: stop };
     }
     for (const what of drain.aborted ? [] : start) {
       const pid = await commands.start([what, server]);
       // archive-wal is started every minute.
-      logger[what === 'receive-wal' ? 'info' : 'debug']({ server, pid }, `started ${what} of ${server}`);
+      logger[what === 'receive-wal' ? 'info' : 'debug']({ server, process: pid }, `started ${what} of ${server}`);
       if (what === 'receive-wal') receiveWal = { state: 'started', pid };
       else archiveWal = { state: 'started', pid };
     }
@@ -193,14 +196,16 @@ async function work(
   }
 }
 
-/** SIGINT, as Barman's cron does it. False when the pid is no receive-wal's: the lock may hold a pid of another container. */
-async function interruptReceiver(pid: number): Promise<boolean> {
+/**
+ * SIGINT, as Barman's cron does it. False when that process has not the lock:
+ * its pid may be one of another container, or somebody else's by now.
+ */
+async function interruptReceiver(pid: number, lockPath: string): Promise<boolean> {
   try {
-    const commandLine = await readFile(`/proc/${pid}/cmdline`, 'latin1');
-    return commandLine.split('\0').includes('receive-wal') && process.kill(pid, 'SIGINT');
+    return (await hasOpen(pid, lockPath)) && process.kill(pid, 'SIGINT');
   } catch (error) {
     // Gone meanwhile.
-    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ESRCH') return false;
+    if (errnoOf(error) === 'ESRCH') return false;
     throw error;
   }
 }

@@ -1,6 +1,6 @@
 import { lstat, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { findCovering, withoutPadding } from '../archiver/covering-wal.ts';
+import { findCovering, isTimelineLeftIn, withoutPadding } from '../archiver/covering-wal.ts';
 import { summariseErrorFiles, type ErrorFile } from '../archiver/errors-directory.ts';
 import { identityIn } from '../archiver/identity.ts';
 import { findServer } from '../config/config.ts';
@@ -17,11 +17,12 @@ import { count, type CommandContext, type Report } from './command.ts';
 /** What a file in errors turns out to be, compared with the archive. */
 type Finding =
   | { readonly state: 'identical'; readonly wal: WalName; readonly text: string }
-  | { readonly state: 'archivable'; readonly wal: WalName; readonly text: string }
+  /** `advice`: what to do instead of archiving it unasked. */
+  | { readonly state: 'archivable'; readonly wal: WalName; readonly text: string; readonly advice?: string }
   /** A partial file of which the archive (`wal`) has every byte; null: it has none. */
   | { readonly state: 'superfluous'; readonly wal: WalName | null; readonly text: string }
   | { readonly state: 'foreign'; readonly wal: WalName; readonly header: LongPageHeader; readonly text: string }
-  | { readonly state: 'different' | 'unusable'; readonly text: string };
+  | { readonly state: 'different' | 'unusable'; readonly text: string; readonly advice?: string };
 
 type State = Finding['state'];
 
@@ -35,6 +36,13 @@ const ADVICE: Record<State, string> = {
     'another content under one name: find out which cluster wrote it; resolve --keep-aside, with its name, takes it out of the way',
   unusable: 'it can not be archived: resolve --keep-aside, with its name, takes it out of the way',
 };
+
+const LONGER =
+  'it is the better one of the two: to recover to the end of its timeline, use it in place of the archived one; resolve --keep-aside, with its name, keeps it and takes it out of the way';
+
+function adviceOf(finding: Finding): string {
+  return ('advice' in finding ? finding.advice : undefined) ?? ADVICE[finding.state];
+}
 
 /** `errors list SERVER`. */
 export async function listErrors(context: CommandContext, name: string): Promise<Report> {
@@ -63,7 +71,7 @@ export async function explainErrors(context: CommandContext, name: string, file:
     ({ file: { entry, reason }, finding }) =>
       `${JSON.stringify(entry)}\n` +
       (reason === null ? '' : `\tmoved here because ${reason}\n`) +
-      `\tnow: ${finding.text}\n\tadvice: ${ADVICE[finding.state]}\n`,
+      `\tnow: ${finding.text}\n\tadvice: ${adviceOf(finding)}\n`,
   );
   return {
     text: text.length === 0 ? `Server ${name}: no files in errors\n` : text.join(''),
@@ -71,7 +79,7 @@ export async function explainErrors(context: CommandContext, name: string, file:
       ...shown(chosen),
       state: finding.state,
       finding: finding.text,
-      advice: ADVICE[finding.state],
+      advice: adviceOf(finding),
     })),
   };
 }
@@ -97,7 +105,7 @@ export async function resolveErrors(
   const done: { entry: string; action: string; resolved: boolean }[] = [];
   for (const chosen of await choose(server, file)) {
     const finding = await examine(server, chosen);
-    const { resolved, action } = await resolve(server, chosen, finding, file === undefined ? {} : options);
+    const { resolved, action } = await resolve(server, chosen, finding, file === undefined ? null : options);
     context.logger.info({ server: name, file: chosen.entry, resolved }, `${chosen.entry}: ${action}`);
     done.push({ entry: chosen.entry, action, resolved });
   }
@@ -149,8 +157,7 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
     const superfluous = await examinePartial(server, parsed, plain);
     if (superfluous !== null) return superfluous;
   }
-  if (comparison.result === 'different')
-    return { state: 'different', text: await difference(server, parsed.name, bytes, comparison.reason) };
+  if (comparison.result === 'different') return difference(server, parsed, bytes, comparison.reason);
   const verdict = judgeContent(parsed, plain);
   if (verdict.verdict !== 'valid') return { state: 'unusable', text: `it is not valid: ${verdict.reason}` };
   const identity = await server.identity.current();
@@ -159,7 +166,14 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
     const text = `it is WAL of system identifier ${own?.systemid}, and this archive belongs to ${identity.systemid}`;
     return { state: 'foreign', wal: parsed.name, header: verdict.header, text };
   }
-  return { state: 'archivable', wal: parsed.name, text: `it is valid, and ${parsed.name} is not archived` };
+  const text = `it is valid, and ${parsed.name} is not archived`;
+  const found = { state: 'archivable', wal: parsed.name, text } as const;
+  const { header } = verdict;
+  if (file.kind !== 'reset' || parsed.kind !== 'partial' || header === null) return found;
+  // What was archived under that name is never replaced, and more of this segment may be received yet.
+  if (await isTimelineLeftIn(server, parsed, header.segmentSize)) return found;
+  const advice = `once its timeline has come to its end there (after a failover): walwarden errors resolve ${server.name} ${file.entry}`;
+  return { ...found, advice };
 }
 
 /** Whether a partial segment, padded with zeros, holds anything that the archive has not. */
@@ -172,17 +186,25 @@ async function examinePartial(server: Server, parsed: ParsedWalName, plain: Buff
 }
 
 /** Where the first byte differs tells a person much: at once, or where a timeline left another. */
-async function difference(server: Server, name: WalName, bytes: Buffer, reason: string): Promise<string> {
+async function difference(server: Server, parsed: ParsedWalName, bytes: Buffer, reason: string): Promise<Finding> {
+  const state = 'different';
   try {
-    const stored = await server.strategy.read(name);
-    if (stored === null) return reason;
+    const stored = await server.strategy.read(parsed.name);
+    if (stored === null) return { state, text: reason };
     const [here, there] = [await plainBytes(bytes, server.keys), await plainBytes(stored.bytes, server.keys)];
     const length = Math.min(here.length, there.length);
     let at = 0;
     while (at < length && here[at] === there[at]) at += 1;
-    return `${reason}; the first difference is at byte ${at} (${here.length} bytes here, ${there.length} archived in ${stored.path})`;
+    const where = `the first difference is at byte ${at} (${here.length} bytes here, ${there.length} archived in ${stored.path})`;
+    if (parsed.kind !== 'partial') return { state, text: `${reason}; ${where}` };
+    // A shorter one that the archived one begins with was told before.
+    const [ours, archived] = [withoutPadding(here), withoutPadding(there)];
+    const isLonger = ours.length > archived.length && ours.subarray(0, archived.length).equals(archived);
+    if (!isLonger) return { state, text: `${reason}; neither begins with the other: ${where}` };
+    const more = `it begins with all the WAL of the archived one, up to byte ${archived.length}, and holds more, up to byte ${ours.length}`;
+    return { state, text: `${reason}; ${more} (archived in ${stored.path})`, advice: LONGER };
   } catch (error) {
-    return `${reason} (${messageOf(error)})`;
+    return { state, text: `${reason} (${messageOf(error)})` };
   }
 }
 
@@ -190,9 +212,10 @@ async function resolve(
   server: Server,
   file: ErrorFile,
   finding: Finding,
-  options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean },
+  /** Null when nobody named this file. */
+  options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean } | null,
 ): Promise<{ resolved: boolean; action: string }> {
-  if (options.keepAside === true) {
+  if (options?.keepAside === true) {
     const kept = await server.errors.keepAside(file);
     return { resolved: true, action: `kept aside as ${kept}` };
   }
@@ -207,9 +230,10 @@ async function resolve(
       return { resolved: true, action: `dropped: ${finding.text}` };
     }
     case 'archivable':
+      if (options === null && finding.advice !== undefined) break;
       return archiveAgain(server, file, finding.wal);
     case 'foreign': {
-      if (options.acceptIdentity !== true) break;
+      if (options?.acceptIdentity !== true) break;
       const identity = identityIn(finding.header);
       if (identity !== null) await server.identity.replace(identity);
       return archiveAgain(server, file, finding.wal);
@@ -218,7 +242,7 @@ async function resolve(
     case 'unusable':
       break;
   }
-  return { resolved: false, action: `left: ${finding.text}; ${ADVICE[finding.state]}` };
+  return { resolved: false, action: `left: ${finding.text}; ${adviceOf(finding)}` };
 }
 
 /** False when it is not in the archive any more. */

@@ -99,6 +99,8 @@ async function receive(context: CommandContext, server: Server): Promise<string>
     throw error;
   }
   await using _lock = lock;
+  const { log_file: log } = context.config.global.options;
+  context.say(`Starting receive-wal for server ${server.name}${log === null ? '' : `; it logs to ${log}`}\n`);
   await superviseReceiver(server.receiver, context);
   return '';
 }

@@ -1,5 +1,7 @@
+import { readIdentity } from '../archiver/identity.ts';
 import type { ServerConfig } from '../config/config.ts';
 import { WalwardenError } from '../errors.ts';
+import { hintFor, PostgresError, withHint } from '../postgres/failure.ts';
 import { switchWal, type SwitchedWal } from '../postgres/switch-wal.ts';
 import { openServer, type Server } from '../server.ts';
 import { parseWalName, segmentName, segmentNumber, type WalName } from '../wal/wal-name.ts';
@@ -80,7 +82,7 @@ async function switchSegment(context: CommandContext, server: Server, options: S
       hint: `set conninfo in [${name}]`,
     });
   }
-  const done = await switchWal(postgres.conninfo, { force: options.force === true, signal: context.kill });
+  const done = await switchIn(server, postgres.conninfo, { force: options.force === true, signal: context.kill });
   const { closed, isStandby } = done;
   const result =
     closed !== null
@@ -91,6 +93,30 @@ async function switchSegment(context: CommandContext, server: Server, options: S
   context.say(`${result}\n`);
   logger.debug({ server: name, closed }, result);
   return done;
+}
+
+/** In no other cluster than the archive's: its segments have the same names. */
+async function switchIn(
+  { name, identity }: Server,
+  conninfo: string,
+  options: { readonly force: boolean; readonly signal: AbortSignal },
+): Promise<SwitchedWal> {
+  const context = { option: 'conninfo', server: name };
+  const recorded = await readIdentity(identity.path);
+  const checkCluster = (systemid: string): void => {
+    if (recorded === null || recorded.systemid === systemid) return;
+    throw new PostgresError(
+      'other-cluster',
+      `conninfo of ${name} leads to another cluster: its system identifier is ${systemid}, ` +
+        `and this archive belongs to ${recorded.systemid} (${identity.path})`,
+      { hint: hintFor('other-cluster', context) },
+    );
+  };
+  try {
+    return await switchWal(conninfo, { ...options, checkCluster });
+  } catch (error) {
+    throw error instanceof PostgresError ? withHint(error, context) : error;
+  }
 }
 
 /** Where there was nothing to close, the segment before is what should be in the archive; a standby doesn't know. */

@@ -36,12 +36,14 @@ export async function waitUntilArchived(server: Server, wal: WalName | null, opt
     return (await isArchived(server, wal)) ? wal : undefined;
   };
   for (;;) {
-    for (const summary of await archiveUnlessBusy(server)) {
+    const { passes, fault } = await archiveUnlessBusy(server);
+    for (const summary of passes) {
       tell(server, summary, say);
       if (wal !== null) refuse(server, summary, wal);
     }
     const archived = await look();
     if (archived !== undefined) return archived;
+    if (fault !== null) throw fault;
     if (drain.aborted) throw new WalwardenError('aborted', 'asked to stop before the WAL file was archived');
     const left = deadline - Date.now();
     if (left <= 0) throw await notReceived(server, wal, timeoutSeconds ?? 0);
@@ -59,13 +61,18 @@ async function newestNames({ catalogue }: Server): Promise<readonly WalName[]> {
   return (await catalogue.readLast()).map(({ name }) => name);
 }
 
-async function archiveUnlessBusy(server: Server): Promise<readonly ArchiveSummary[]> {
+/** `fault`: what kept it from doing everything, where it archived what it could. */
+async function archiveUnlessBusy(
+  server: Server,
+): Promise<{ readonly passes: readonly ArchiveSummary[]; readonly fault: WalwardenError | null }> {
+  const passes: ArchiveSummary[] = [];
   try {
-    return await server.archive(false);
+    await server.archive(false, (pass) => passes.push(pass));
   } catch (error) {
-    if (isErrorCode(error, 'locked')) return [];
-    throw error;
+    if (isErrorCode(error, 'source')) return { passes, fault: error };
+    if (!isErrorCode(error, 'locked')) throw error;
   }
+  return { passes, fault: null };
 }
 
 /** Barman's words. */

@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
 import { WalwardenError, errnoOf, messageOf } from '../errors.ts';
+import { killGroup, registerProgram } from './running-programs.ts';
 
 /** A program found through PATH, or a command line for the shell, as users configure filters. */
 export type Command = { readonly program: string; readonly args: readonly string[] } | { readonly shell: string };
@@ -45,10 +46,6 @@ const LIMIT_HINTS: Readonly<Record<string, string>> = {
 const OPTION_VARIABLES = ['BZIP', 'BZIP2', 'GZIP', 'LZ4_CLEVEL', 'LZ4_NBWORKERS', 'PIGZ', 'XZ_DEFAULTS', 'XZ_OPT'];
 
 const MAX_MESSAGES = 64 * 1024;
-
-/** What runs now, each in a process group of its own: no signal of a terminal ends it with us. */
-const running = new Set<ChildProcess>();
-process.on('exit', () => running.forEach(killGroup));
 
 /**
  * Runs a program with these bytes on stdin and collects its stdout. Resolves
@@ -183,12 +180,10 @@ function start(command: Command, stdio: ('pipe' | number)[], env: NodeJS.Process
       if (child.pid === undefined) reject(startError(command, error));
     });
     // 'close', not 'exit': only then all of its output has arrived.
-    child.once('close', (status, killedBy) => {
-      running.delete(child);
-      resolve({ status, killedBy });
-    });
+    child.once('close', (status, killedBy) => resolve({ status, killedBy }));
   });
-  if (child.pid !== undefined) running.add(child);
+  // In a group of its own it gets no signal of our terminal.
+  if (child.pid !== undefined) child.once('close', registerProgram(child.pid));
   return { child, ended };
 }
 
@@ -239,20 +234,9 @@ function feed(child: ChildProcess, input: Uint8Array, extraInput: Uint8Array | u
 }
 
 function kill(child: ChildProcess): void {
-  killGroup(child);
+  if (child.pid !== undefined) killGroup(child.pid);
   // Something that left the group may hold the pipes: don't wait for it.
   for (const stream of child.stdio) stream?.destroy();
-}
-
-function killGroup({ pid }: ChildProcess): void {
-  if (pid === undefined) return;
-  try {
-    process.kill(-pid, 'SIGKILL');
-  } catch (error) {
-    // Gone already, or run as another user by now (sudo): its pipes are all that we can take away.
-    const errno = errnoOf(error);
-    if (errno !== 'ESRCH' && errno !== 'EPERM') throw error;
-  }
 }
 
 /** Collects a stream up to a limit; what comes beyond it is dropped. */

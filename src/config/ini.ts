@@ -112,6 +112,8 @@ function strip(line: string): string {
 }
 
 function quote(line: string): string {
+  // What is not understood may be a connection string.
+  if (/passw|:\/\/|@/i.test(line)) return `a line of ${line.length} characters, which may hold a password`;
   return JSON.stringify(line.length > 80 ? `${line.slice(0, 80)}…` : line);
 }
 

@@ -27,27 +27,29 @@ function expand(
   path: readonly string[],
 ): string {
   if (!text.includes('%')) return text;
-  const expanded = text.replace(/%(?:(%)|\(([^)\n]+)\)s|)/g, (found: string, percent?: string, name?: string) => {
-    if (percent !== undefined) return percent;
-    if (name === undefined) {
-      throw new WalwardenError(
-        'config',
-        `${where}: expected %(name)s or %% after a percent sign, found ${JSON.stringify(text)}`,
-        {
-          hint: 'write a percent sign as %%',
-        },
-      );
-    }
-    const key = name.toLowerCase();
-    if (path.includes(key)) {
-      throw new WalwardenError('config', `${where}: ${found} refers to itself: ${[...path, key].join(' -> ')}`);
-    }
-    const variable = lookup(key);
-    if (variable === undefined) {
-      throw new WalwardenError('config', `${where}: ${found} is not set; expected the name of an option that is`);
-    }
-    return 'value' in variable ? variable.value : unquote(expand(variable, lookup, [...path, key]));
-  });
+  const expanded = text.replace(
+    /%(?:(%)|\(([^)\n]+)\)s|)/g,
+    (found: string, percent: string | undefined, name: string | undefined, offset: number) => {
+      if (percent !== undefined) return percent;
+      if (name === undefined) {
+        throw new WalwardenError(
+          'config',
+          // Not the text: it may be a connection string, with a percent-encoded password.
+          `${where}: expected %(name)s or %% after a percent sign, found something else at character ${offset + 1}`,
+          { hint: 'write a percent sign as %%' },
+        );
+      }
+      const key = name.toLowerCase();
+      if (path.includes(key)) {
+        throw new WalwardenError('config', `${where}: ${found} refers to itself: ${[...path, key].join(' -> ')}`);
+      }
+      const variable = lookup(key);
+      if (variable === undefined) {
+        throw new WalwardenError('config', `${where}: ${found} is not set; expected the name of an option that is`);
+      }
+      return 'value' in variable ? variable.value : unquote(expand(variable, lookup, [...path, key]));
+    },
+  );
   // Doubling variables would otherwise fill the memory.
   if (expanded.length > MAX_LENGTH) {
     throw new WalwardenError(

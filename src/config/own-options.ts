@@ -33,7 +33,7 @@ export const OWN_OPTIONS = {
     'global+server+model',
     seconds,
     '5 min',
-    'After this time a file in incoming that is still incomplete is reported.',
+    'After this time a file that is still incomplete is reported; an old partial file in streaming that nobody will complete goes to errors.',
   ),
   wal_file_mode: option('global+server', fileMode, '0600', 'The permissions of archived WAL files.'),
   put_wal_conflict: option(
@@ -61,7 +61,7 @@ export const OWN_OPTIONS = {
     'global+server+model',
     size,
     null,
-    'pg_receivewal pauses below this much free disk space; unset, 5 % of the disk or 1 GiB, whichever is smaller.',
+    'pg_receivewal pauses below this much free disk space; unset, 5 % of the disk or 1 GiB, whichever is smaller, but at least two segments and at most half of the disk.',
   ),
 
   // S3

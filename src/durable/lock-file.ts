@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import { open, readdir, readlink, realpath, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf, WalwardenError } from '../errors.ts';
 import { makeDirectory } from './durable-file.ts';
@@ -13,8 +13,13 @@ export interface HeldLock extends AsyncDisposable {
 export interface LockOptions {
   /** Wait until the lock is free; otherwise `locked` is thrown at once. */
   readonly wait?: boolean;
-  /** Wait so many milliseconds at most: whoever asks {@link lockOwner} holds a lock for a moment. */
+  /**
+   * Wait so many milliseconds at most, unless the process that the file names
+   * has it: whoever asks {@link lockOwner} holds a lock for a moment.
+   */
   readonly waitMs?: number;
+  /** Ends the wait: `aborted` is thrown. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**
@@ -30,7 +35,7 @@ export interface LockOptions {
 export async function acquireLock(path: string, options: LockOptions = {}): Promise<HeldLock> {
   const handle = await openLockFile(path);
   try {
-    if (!(await flock(handle, path, options))) {
+    if (!(await take(handle, path, options))) {
       const owner = await readOwner(handle);
       throw new WalwardenError('locked', `${path} is locked${owner === undefined ? '' : ` by process ${owner}`}`);
     }
@@ -43,9 +48,14 @@ export async function acquireLock(path: string, options: LockOptions = {}): Prom
   return { path, [Symbol.asyncDispose]: () => handle.close() };
 }
 
+/** Others who ask have a lock no longer, in milliseconds. */
+const PROBE_MS = 500;
+
 /**
  * The pid in a lock file that somebody holds (0 when it holds no pid); null
  * when nobody does, or there is no such file. Takes the lock for a moment.
+ * The pid is an old one where the holder has not written its own yet, and
+ * another process's where it counts in another pid namespace: see {@link hasOpen}.
  */
 export async function lockOwner(path: string): Promise<number | null> {
   let handle: FileHandle;
@@ -56,7 +66,7 @@ export async function lockOwner(path: string): Promise<number | null> {
     throw lockError(path, error);
   }
   try {
-    if (await flock(handle, path, {})) return null;
+    if (await take(handle, path, { waitMs: PROBE_MS })) return null;
     return (await readOwner(handle)) ?? 0;
   } finally {
     await handle.close();
@@ -79,9 +89,11 @@ async function openLockFile(path: string): Promise<FileHandle> {
 }
 
 function lockError(path: string, cause: unknown): WalwardenError {
-  return new WalwardenError('storage', `can't open the lock file ${path}: ${errnoOf(cause) ?? String(cause)}`, {
+  const errno = errnoOf(cause);
+  const denied = errno === 'EACCES' || errno === 'EPERM';
+  return new WalwardenError('storage', `can't open the lock file ${path}: ${errno ?? String(cause)}`, {
     cause,
-    hint: 'the directory is barman_lock_directory; walwarden must run as the user that owns it',
+    hint: `the directory is barman_lock_directory${denied ? '; walwarden must run as the user that owns it' : ''}`,
   });
 }
 
@@ -91,13 +103,45 @@ async function readOwner(handle: FileHandle): Promise<number | undefined> {
   return Number.isNaN(pid) ? undefined : pid;
 }
 
+/** True when the lock was got. */
+async function take(handle: FileHandle, path: string, options: LockOptions): Promise<boolean> {
+  if (options.wait === true || options.waitMs === undefined) return flock(handle, path, options);
+  if (await flock(handle, path, {})) return true;
+  const owner = await readOwner(handle);
+  // Where that can't be told, only time can.
+  if (owner !== undefined && (await hasOpen(owner, path, handle.fd).catch(() => false))) return false;
+  return flock(handle, path, options);
+}
+
+/**
+ * Whether a process has a file open, but for a descriptor of our own. Says no
+ * of one in a pid namespace that we don't see; throws where we may not look,
+ * which is where we may not signal either.
+ */
+export async function hasOpen(pid: number, path: string, except = -1): Promise<boolean> {
+  const descriptors = `/proc/${pid}/fd`;
+  try {
+    const wanted = await realpath(path);
+    for (const entry of await readdir(descriptors)) {
+      if (pid === process.pid && entry === String(except)) continue;
+      if ((await readlink(`${descriptors}/${entry}`).catch(() => null)) === wanted) return true;
+    }
+    return false;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ESRCH') return false;
+    throw error;
+  }
+}
+
 /** What runs now, each in a process group of its own: no signal of a terminal ends it with us. */
 const running = new Set<ChildProcess>();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
 /** True when the lock was got; flock(1) says 1 when somebody else has it. */
-function flock(handle: FileHandle, path: string, { wait, waitMs }: LockOptions): Promise<boolean> {
+function flock(handle: FileHandle, path: string, { wait, waitMs, signal }: LockOptions): Promise<boolean> {
   return new Promise((resolve, reject) => {
+    const aborted = (): void => reject(new WalwardenError('aborted', `stopped waiting for the lock ${path}`));
+    if (signal?.aborted === true) return aborted();
     const patience = waitMs === undefined ? '-n' : `-w${waitMs / 1_000}`;
     const args = wait === true ? ['-x', '3'] : [patience, '-x', '3'];
     const child = spawn('flock', args, { stdio: ['ignore', 'ignore', 'pipe', handle.fd], detached: true });
@@ -106,14 +150,18 @@ function flock(handle: FileHandle, path: string, { wait, waitMs }: LockOptions):
     // Nothing was started, and Node may have left out even the streams.
     if (child.pid === undefined) return;
     running.add(child);
+    const onAbort = (): void => void child.kill('SIGKILL');
+    signal?.addEventListener('abort', onAbort, { once: true });
     let stderr = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text));
-    child.once('close', (status, signal) => {
+    child.once('close', (status, killedBy) => {
       running.delete(child);
+      signal?.removeEventListener('abort', onAbort);
       if (status === 0) resolve(true);
       else if (status === 1 && wait !== true) resolve(false);
+      else if (signal?.aborted === true) aborted();
       else {
-        const why = stderr.trim() || (signal ?? `exit status ${status}`);
+        const why = stderr.trim() || (killedBy ?? `exit status ${status}`);
         reject(new WalwardenError('storage', `flock failed on ${path}: ${why}`));
       }
     });

@@ -1,9 +1,11 @@
 import { count, formatBytes, formatMoment, formatSpan } from '../words.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import type { SegmentRange } from '../wal/wal-ranges.ts';
 import type { CheckResult } from './check-strategy.ts';
 
 /** A directory that WAL files are delivered to. */
 export interface QueueFacts {
+  readonly kind: 'incoming' | 'streaming';
   readonly directory: string;
   /** As Barman counts: neither temporaries nor dot files, and in streaming one less, for the position marker. */
   readonly files: number;
@@ -11,6 +13,18 @@ export interface QueueFacts {
   readonly waiting: number;
   /** The first of them; `arrived` is when its inode changed last, in milliseconds since the epoch. */
   readonly first: { readonly name: string; readonly arrived: number } | null;
+  /** Of the first some: those that have been there for a while, and can't be read. */
+  readonly unreadable: UnreadableFiles | null;
+}
+
+export interface UnreadableFiles {
+  readonly files: number;
+  /** There may be more: only so many were looked at. */
+  readonly more: boolean;
+  readonly first: { readonly name: string; readonly arrived: number; readonly mode: string; readonly owner: string };
+  readonly errno: string;
+  /** Whom we run as. */
+  readonly user: string;
 }
 
 /** When WAL was archived last by anybody: the time and the process in the lock file. */
@@ -31,6 +45,9 @@ export interface ArchiveFacts {
   readonly damagedLines: number;
 }
 
+/** A file that still waits after this, though a pass has come since, is one that was left. */
+const LEFT_MS = 300_000;
+
 /** A file that waits longer than this, without a pass since it came, is one that nobody will take. */
 const FORGOTTEN_MS = 3_600_000;
 
@@ -38,8 +55,9 @@ const FORGOTTEN_MS = 3_600_000;
 const PATIENCE_MS = 120_000;
 
 /** Why what waits was not archived; null when nothing waits. */
-export function whyItWaits(queue: QueueFacts, pass: LastPass | null, now: number): string | null {
-  const { first, waiting, directory } = queue;
+export function whyItWaits(queue: QueueFacts, pass: LastPass | null, now: number, server: string): string | null {
+  const { first, waiting, directory, unreadable } = queue;
+  if (unreadable !== null) return whyUnreadable(queue, unreadable, now);
   if (first === null) return null;
   const subject = `${count(waiting, 'file')} in ${directory} ${waiting === 1 ? 'waits' : 'wait'}, since ${formatMoment(first.arrived, now)}`;
   if (now - first.arrived < PATIENCE_MS && pass?.running !== true) {
@@ -50,13 +68,31 @@ export function whyItWaits(queue: QueueFacts, pass: LastPass | null, now: number
   const at = formatMoment(pass.startedAt, now);
   if (pass.running) return `${subject}; archive-wal is at work (process ${pass.pid}, since ${at})`;
   if (pass.startedAt < first.arrived) return `${subject}, and archive-wal has not run since ${at}: ${who}`;
-  return `${subject}; archive-wal ran at ${at} and did not take ${waiting === 1 ? 'it' : 'them all'}: run it, or see its log`;
+  const left = waiting === 1 ? 'it' : `the first, ${first.name}`;
+  return `${subject}; archive-wal ran at ${at} and left ${left}: walwarden archive-wal ${server} tells why`;
 }
 
-/** Whether files wait that nobody comes for. */
-export function isForgotten({ first }: QueueFacts, pass: LastPass | null, now: number): boolean {
-  if (first === null || now - first.arrived < FORGOTTEN_MS) return false;
-  return pass === null || (!pass.running && pass.startedAt < first.arrived);
+function whyUnreadable({ kind, directory }: QueueFacts, found: UnreadableFiles, now: number): string {
+  const { files, more, first, errno, user } = found;
+  const { name, mode, owner, arrived } = first;
+  const advice =
+    kind === 'incoming'
+      ? `chmod or chown them, and let archive_command leave them readable for ${user}, or deliver by walwarden put-wal`
+      : `chown them to ${user}, and run receive-wal as that user`;
+  return (
+    `${more ? 'at least ' : ''}${count(files, 'file')} in ${directory} can't be read by ${user}: ${errno} ` +
+    `(first ${name}, of ${owner}, mode ${mode}, since ${formatMoment(arrived, now)}): ${advice}`
+  );
+}
+
+/** Whether files wait that nobody comes for, or that were left where they are. */
+export function isStuck({ kind, first, unreadable }: QueueFacts, pass: LastPass | null, now: number): boolean {
+  if (unreadable !== null) return true;
+  if (first === null || pass?.running === true) return false;
+  // Which partial files pg_receivewal may go on with, their names tell only almost.
+  const mayStay = kind === 'streaming' && first.name.endsWith('.partial');
+  const left = !mayStay && pass !== null && pass.startedAt >= first.arrived;
+  return now - first.arrived >= (left ? LEFT_MS : FORGOTTEN_MS);
 }
 
 export interface QueueCheckOptions {
@@ -82,6 +118,16 @@ export function checkQueue({ directory, files }: QueueFacts, options: QueueCheck
   return [
     { check: `${kind} WALs directory`, ok: false, hint: `${files} files, max_incoming_wals_queue = ${limit}${why}` },
   ];
+}
+
+/** What is missing in the archive, in a line; null when nothing is. */
+export function describeGaps(gaps: readonly SegmentRange[], server: string): string | null {
+  const [first] = gaps;
+  const last = gaps.at(-1);
+  if (first === undefined || last === undefined) return null;
+  const missing = gaps.reduce((sum, { segments }) => sum + segments, 0);
+  const where = missing === 1 ? first.first : `between ${first.first} and ${last.last}`;
+  return `${count(missing, 'segment')} missing, ${where}: walwarden list-wals --gaps ${server}; a recovery can't go across them`;
 }
 
 /** `wal maximum age`: `last_wal_maximum_age` in milliseconds. */

@@ -14,6 +14,10 @@ export interface PostgresCheckOptions {
   readonly slotName: string | null;
   /** Why nothing is received; null when something is, or it is not known. */
   readonly notReceiving: string | null;
+  /** `create_slot`; `manual` when not given. */
+  readonly createSlot?: 'manual' | 'auto';
+  /** It is not the server that the archive belongs to, or not the same over all connections. */
+  readonly isOtherCluster?: boolean;
 }
 
 /** The oldest server whose WAL we know. */
@@ -113,9 +117,16 @@ function troubleOfSlot(
   name: string,
   slot: ReplicationSlot | null,
   retained: string,
-  { server, notReceiving }: PostgresCheckOptions,
+  { server, notReceiving, createSlot, isOtherCluster }: PostgresCheckOptions,
 ): string | null {
   if (slot === null) {
+    if (isOtherCluster === true) {
+      return `slot ${name} does not exist on the server, which seems to be the wrong one: see systemid coherence`;
+    }
+    if (createSlot === 'auto') {
+      const why = notReceiving === null ? '' : `; ${notReceiving}`;
+      return `slot ${name} does not exist on the server: as create_slot = auto, the next start of receive-wal makes it${why}`;
+    }
     return `slot ${name} does not exist on the server: walwarden receive-wal --create-slot ${server}, or create_slot = auto`;
   }
   if (slot.type !== 'physical') return `slot ${name} is a ${slot.type} one: slot_name needs a physical slot`;

@@ -19,7 +19,7 @@ export interface SessionRequest {
 
 /** Connects and authenticates. Throws {@link PostgresError}, or `aborted`. */
 export async function openSession(conninfo: string, request: SessionRequest): Promise<Session> {
-  const plan = await planConnection(conninfo, request.environment);
+  const plan = await planConnection(conninfo, request.environment, { replication: request.replication });
   throwIfAborted(request.signal);
   return new Attempts(plan, request).run();
 }

@@ -56,9 +56,15 @@ const DEFAULT_PORT = 5432;
  * comes from the service file, then from PG* variables, then from defaults
  * (conninfo_add_defaults and pqConnectOptions2 in fe-connect.c). Throws
  * `misconfigured`, also for what could only be ignored silently though somebody
- * asked for safety by it.
+ * asked for safety by it. A physical replication connection has no database:
+ * password files call it `replication`, as PostgreSQL's own programs do
+ * (GetConnection in streamutil.c).
  */
-export async function planConnection(text: string, environment: NodeJS.ProcessEnv): Promise<ConnectionPlan> {
+export async function planConnection(
+  text: string,
+  environment: NodeJS.ProcessEnv,
+  { replication = false }: { readonly replication?: boolean } = {},
+): Promise<ConnectionPlan> {
   const given = parseConninfo(text);
   const home = homeDirectory(environment);
   const service = given.service ?? environment['PGSERVICE'];
@@ -76,7 +82,11 @@ export async function planConnection(text: string, environment: NodeJS.ProcessEn
   const user = settings.text('user') ?? systemUser();
   const dbname = settings.text('dbname') ?? user;
   const tls = parseTlsSettings(settings, home, environment);
-  const { hosts, passwordNote } = await addPasswords(await planHosts(settings), settings, { user, dbname, home });
+  const { hosts, passwordNote } = await addPasswords(await planHosts(settings), settings, {
+    user,
+    dbname: replication ? 'replication' : dbname,
+    home,
+  });
   const requirepeer = settings.text('requirepeer');
   if (requirepeer !== null && hosts.some(({ kind }) => kind === 'socket')) {
     throw cantHonour('requirepeer', "walwarden can't see who is at the other end of a socket");

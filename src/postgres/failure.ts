@@ -48,6 +48,8 @@ export interface FailureContext {
   /** walwarden's name of the server. */
   readonly server?: string | undefined;
   readonly slotName?: string | null | undefined;
+  /** What was said, where the failure alone doesn't tell what to do. */
+  readonly message?: string | undefined;
 }
 
 /**
@@ -114,7 +116,7 @@ const WORDS: readonly [failure: PostgresFailure, pattern: RegExp][] = [
   ],
   [
     'starting-up',
-    /the database system is (?:starting up|shutting down|in recovery mode|not (?:yet )?accepting connections)|terminating (?:connection|walsender process) (?:due to administrator command|because of crash of another server process)/,
+    /replication stream was terminated before stop point|the database system is (?:starting up|shutting down|in recovery mode|not (?:yet )?accepting connections)|terminating (?:connection|walsender process) (?:due to administrator command|because of crash of another server process)/,
   ],
   ['pg-hba', /pg_hba\.conf/],
   [
@@ -141,19 +143,24 @@ const WORDS: readonly [failure: PostgresFailure, pattern: RegExp][] = [
   ],
   [
     'unreachable',
-    /Connection (?:refused|timed out|reset)|could not connect|could not translate host name|timeout expired|server closed the connection|No route to host|Host is (?:down|unreachable)|Network is (?:down|unreachable)|Broken pipe|connection to server on socket .* failed: (?:No such file|Permission denied)|could not (?:receive data from|send data to) (?:server|WAL stream)|could not (?:read|send) .*COPY|no connection to the server|termination of replication stream|replication stream was terminated|connection not open|lost synchronization|invalid socket|session is (?:not )?read-only|server is (?:not )?in hot standby mode|Is the server running/,
+    /Connection (?:refused|timed out|reset)|could not connect|could not translate host name|timeout expired|server closed the connection|No route to host|Host is (?:down|unreachable)|Network is (?:down|unreachable)|Broken pipe|connection to server on socket .* failed: (?:No such file|Permission denied)|could not (?:receive data from|send data to) (?:server|WAL stream)|could not (?:read|send) .*COPY|no connection to the server|termination of replication stream|connection not open|lost synchronization|invalid socket|session is (?:not )?read-only|server is (?:not )?in hot standby mode|Is the server running/,
   ],
 ];
 
 /** What to do about it, in one line that names the option or the setting to change. */
-export function hintFor(failure: PostgresFailure, { option, server, slotName }: FailureContext): string {
+export function hintFor(failure: PostgresFailure, context: FailureContext): string {
+  const { option, server, slotName, message = '' } = context;
   const of = server === undefined ? '' : ` of [${server}]`;
   const command = (words: string): string => `walwarden ${words} ${server ?? 'SERVER'}`;
   const slot = slotName === undefined || slotName === null ? 'the slot' : `slot "${slotName}"`;
   switch (failure) {
     case 'unreachable':
-      return `is PostgreSQL running, does it listen there (listen_addresses, port), and are host and port in ${option}${of} right? A firewall in between shows as a timeout`;
+      return hintForUnreachable(`${option}${of}`, message);
     case 'starting-up':
+      if (SHUT_DOWN.test(message)) return 'wait until it runs again, or start it: it was shut down, see its log';
+      if (TERMINATED.test(message)) {
+        return 'the server ended this connection: it was shut down, or somebody called pg_terminate_backend, see its log';
+      }
       return 'wait: it is starting, stopping or recovering, see its log';
     case 'authentication':
       return `check user and password in ${option}${of}; a password belongs into ~/.pgpass (mode 0600) of the user that walwarden runs as`;
@@ -162,6 +169,9 @@ export function hintFor(failure: PostgresFailure, { option, server, slotName }: 
         ? `add a line like "host replication USER ADDRESS/32 scram-sha-256" to pg_hba.conf of the server and reload it: the database "all" does not include replication`
         : `add a line like "host DATABASE USER ADDRESS/32 scram-sha-256" to pg_hba.conf of the server and reload it; USER and DATABASE are those of ${option}${of}`;
     case 'tls':
+      if (/root certificate file "system" does not exist/.test(message)) {
+        return `sslrootcert=system needs pg_receivewal 16 or later: let path_prefix${of} name its directory, or set sslrootcert in ${option}${of} to a file, like /etc/ssl/certs/ca-certificates.crt`;
+      }
       return `check sslmode, sslrootcert, sslcert and sslkey in ${option}${of}, and ssl on the server`;
     case 'no-privilege':
       return option.includes('streaming')
@@ -176,7 +186,7 @@ export function hintFor(failure: PostgresFailure, { option, server, slotName }: 
     case 'slot-missing':
       return `create it: ${command('receive-wal --create-slot')}, or set create_slot = auto; slot_name${of} must be its name`;
     case 'slot-active':
-      return `stop whoever uses ${slot}, or choose another slot_name${of}; a broken connection gives it back within wal_sender_timeout`;
+      return `stop whoever uses ${slot}, or set slot_name${of} to another one; a broken connection gives it back within wal_sender_timeout`;
     case 'slot-exhausted':
       return 'raise max_replication_slots on the server and restart it, or drop a slot that nobody needs: see pg_replication_slots';
     case 'wal-removed':
@@ -192,6 +202,40 @@ export function hintFor(failure: PostgresFailure, { option, server, slotName }: 
     case 'other':
       return 'see the log of PostgreSQL';
   }
+}
+
+/** pg_receivewal's words for a server that ended the stream as it should be ended, which it does when it is shut down. */
+export const SHUT_DOWN = /replication stream was terminated before stop point/;
+const TERMINATED = /due to administrator command/;
+
+function hintForUnreachable(option: string, message: string): string {
+  if (/target_session_attrs is|session is (?:not )?read-only|server is (?:not )?in hot standby mode/.test(message)) {
+    return `name a server of that kind in ${option}, or change target_session_attrs there; a failover in progress passes`;
+  }
+  // Of several hosts, one by TCP is enough for the general words.
+  if (
+    /\.s\.PGSQL\.\d/.test(message) &&
+    !/connection to (?:server at|[^/@\s]\S*(?: \(\S+\))?:\d+ failed)/.test(message)
+  ) {
+    return /permission/i.test(message)
+      ? 'the user that walwarden runs as may not use that socket: see unix_socket_permissions on the server, and who may enter its directory'
+      : `is PostgreSQL running, with its socket there (unix_socket_directories, port), and are host and port in ${option} right?`;
+  }
+  if (/no such host|can't be looked up|could not translate host name/.test(message)) {
+    return `is host in ${option} right, and does this machine know that name (getent hosts NAME)?`;
+  }
+  return `is PostgreSQL running, does it listen there (listen_addresses, port), and are host and port in ${option} right? A firewall in between shows as a timeout`;
+}
+
+/** The same error with what to do about it, where it doesn't say so yet. */
+export function withHint(error: PostgresError, context: FailureContext): PostgresError {
+  const { failure, message, sqlState } = error;
+  if (error.hint !== undefined) return error;
+  return new PostgresError(failure, message, {
+    cause: error,
+    sqlState,
+    hint: hintFor(failure, { ...context, message }),
+  });
 }
 
 /** Whether waiting may be enough; otherwise somebody has to do something first. What is not known is given a chance. */

@@ -13,11 +13,15 @@ export function maskConninfo(text: string): string {
 }
 
 function maskUri(text: string): string {
-  return text
-    .replace(/^(\w+:\/\/[^:/@?#]*:)[^]*(@)/, `$1${MASK}$2`)
-    .replace(/([?&])([^=&]*)=([^&]*)/g, (all, sign: string, name: string) =>
-      looksSecret(decodeLoosely(name)) ? `${sign}${name}=${MASK}` : all,
-    );
+  return (
+    text
+      .replace(/^(\w+:\/\/[^:/@?#]*:)[^]*(@)/, `$1${MASK}$2`)
+      // Without the @, cut off: what is no port is a password.
+      .replace(/^(\w+:\/\/[^:/@?#[,]*:)(?!\d*(?:[/?,]|$)|\*{8}@)[^/?]*/, `$1${MASK}`)
+      .replace(/([?&])([^=&]*)=([^&]*)/g, (all, sign: string, name: string) =>
+        looksSecret(decodeLoosely(name)) ? `${sign}${name}=${MASK}` : all,
+      )
+  );
 }
 
 function maskKeywords(text: string): string {

@@ -2,7 +2,7 @@ import { messageOf, WalwardenError } from '../errors.ts';
 import type { Lsn } from '../wal/lsn.ts';
 import { connect, type Connection } from './connection.ts';
 import { overrideConninfo } from './conninfo.ts';
-import { hintFor, PostgresError } from './failure.ts';
+import { PostgresError, withHint } from './failure.ts';
 import { askServer, askSlot, askStreaming, PROBE_NAME } from './remote-facts.ts';
 import { UNKNOWN_SERVER, UNKNOWN_SLOT, UNKNOWN_STREAMING } from './unknown-status.ts';
 
@@ -191,10 +191,10 @@ export async function fetchRemoteStatus(
       const conninfo = replication ? overrideConninfo(text, { application_name: PROBE_NAME }) : text;
       await using connection = await connect(conninfo, { timeoutMs: DEFAULT_TIMEOUT_MS, ...options, replication });
       const { error, ...found } = await question(connection);
-      return { ...unknown, ...found, error: error === null ? null : withHint(error, option) };
+      return { ...unknown, ...found, error: error === null ? null : explain(error, option) };
     } catch (error) {
       if (!(error instanceof WalwardenError)) throw error;
-      return { ...unknown, error: withHint(error, option) };
+      return { ...unknown, error: explain(error, option) };
     }
   };
   // The same server need not be connected to twice.
@@ -213,10 +213,7 @@ export async function fetchRemoteStatus(
   return { server, streaming, slot: slotOfServer ?? { ...UNKNOWN_SLOT, error: server?.error ?? null } };
 }
 
-function withHint(error: WalwardenError, option: string): PostgresError {
-  if (error instanceof PostgresError) {
-    const { failure, message, sqlState, hint = hintFor(failure, { option }) } = error;
-    return new PostgresError(failure, message, { cause: error, sqlState, hint });
-  }
+function explain(error: WalwardenError, option: string): PostgresError {
+  if (error instanceof PostgresError) return withHint(error, { option });
   return new PostgresError('unreachable', messageOf(error), { cause: error });
 }

@@ -177,7 +177,7 @@ const NETWORK: Readonly<Record<string, string>> = {
   ECONNREFUSED: 'connection refused, nobody listens there',
   ECONNRESET: 'the server closed the connection',
   EPIPE: 'the server closed the connection',
-  ENOENT: 'there is no such socket: is PostgreSQL running?',
+  ENOENT: 'there is no such socket',
   EACCES: 'no permission to use this socket',
   ETIMEDOUT: 'connection timed out',
   EHOSTUNREACH: 'no route to this host',

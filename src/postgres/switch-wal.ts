@@ -5,6 +5,8 @@ import { PostgresError } from './failure.ts';
 export interface SwitchWalOptions {
   /** A CHECKPOINT before, so that there is something to close. */
   readonly force?: boolean;
+  /** Throws for a cluster that is not the right one; not asked where the role may not know which one it is. */
+  readonly checkCluster?: (systemid: string) => void;
   readonly signal?: AbortSignal | undefined;
   /** In place of our own: PG* variables, and HOME. */
   readonly environment?: NodeJS.ProcessEnv;
@@ -29,8 +31,10 @@ const CHECKPOINT_TIMEOUT_MS = 3_600_000;
  * missing for a privilege is in its hint.
  */
 export async function switchWal(conninfo: string, options: SwitchWalOptions = {}): Promise<SwitchedWal> {
-  const { force = false, ...connectOptions } = options;
+  const { force = false, checkCluster, ...connectOptions } = options;
   await using connection = await connect(conninfo, connectOptions);
+  const systemid = checkCluster === undefined ? null : await systemIdentifier(connection);
+  if (systemid !== null) checkCluster?.(systemid);
   if (await isInRecovery(connection)) return { closed: null, before: null, after: null, isStandby: true };
   if (force) await checkpoint(connection);
   const before = await currentSegment(connection);
@@ -44,6 +48,17 @@ export async function switchWal(conninfo: string, options: SwitchWalOptions = {}
 export async function isInRecovery(connection: Connection): Promise<boolean> {
   const [row] = await connection.query('select pg_catalog.pg_is_in_recovery() as answer');
   return row?.['answer'] === 't';
+}
+
+/** Null when the role may not ask. */
+async function systemIdentifier(connection: Connection): Promise<string | null> {
+  try {
+    const [row] = await connection.query('select system_identifier from pg_catalog.pg_control_system()');
+    return row?.['system_identifier'] ?? null;
+  } catch (error) {
+    if (error instanceof PostgresError && error.failure === 'no-privilege') return null;
+    throw error;
+  }
 }
 
 async function checkpoint(connection: Connection): Promise<void> {

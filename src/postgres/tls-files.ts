@@ -48,7 +48,7 @@ async function loadRoots({
   const where = roots === null ? 'there is no home directory for it to be in' : `${roots.path} does not exist`;
   throw new PostgresError(
     'tls',
-    `sslmode=${mode} needs a root certificate, and ${where}: set sslrootcert, to "system" for those that this machine trusts`,
+    `sslmode=${mode} needs a root certificate, and ${where}: set sslrootcert, to "system" (with pg_receivewal 16 or later) for those that this machine trusts`,
   );
 }
 

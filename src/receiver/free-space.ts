@@ -28,11 +28,13 @@ const GIB = 1024 ** 3;
 
 /**
  * The limits for a disk of `total` bytes: `receive_wal_min_free`, or 5 % and at
- * most 1 GiB. It goes on two segments above, but never asks for more than a
+ * most 1 GiB, but at least two segments, since pg_receivewal fills each with
+ * zeros as it begins it; never more than a half of the disk. It goes on two segments above, but never asks for more than a
  * tenth more: on a small disk that may never come.
  */
 export function spaceLimits(minFree: number | null, total: number, segmentSize: number): SpaceLimits {
-  const pauseBelow = minFree ?? Math.min(Math.floor(total / 20), GIB);
+  const share = Math.max(Math.min(Math.floor(total / 20), GIB), 2 * segmentSize);
+  const pauseBelow = minFree ?? Math.min(share, Math.floor(total / 2));
   return { pauseBelow, resumeFrom: pauseBelow + Math.min(2 * segmentSize, Math.floor(pauseBelow / 10)) };
 }
 

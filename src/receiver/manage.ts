@@ -1,13 +1,16 @@
 import { readdir, readlink, realpath } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { readIdentity } from '../archiver/identity.ts';
 import { acquireLock, lockOwner } from '../durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
+import type { Connection } from '../postgres/connection.ts';
 import { PostgresError } from '../postgres/failure.ts';
 import { createPhysicalSlot, dropSlot as dropReplicationSlot } from '../postgres/replication-slot.ts';
+import { checkIdentity } from './preflight.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { resetStreaming } from './reset.ts';
 import { DUPLICATE_OBJECT } from './slot.ts';
-import { connectForStreaming, explained, streamingOption } from './streaming-server.ts';
+import { askStreamingServer, connectForStreaming, explained, streamingOption } from './streaming-server.ts';
 
 // What a person does with a receiver, beside running it. Each resolves to lines that say what was done, in Barman's
 // words where scripts may look for them.
@@ -18,7 +21,7 @@ export async function createSlot(
   options: { readonly ifNotExists: boolean },
 ): Promise<string> {
   const name = slotName(settings, 'create');
-  await using connection = await connectForStreaming(settings);
+  await using connection = await connectToOwn(settings);
   const lines = [`Creating physical replication slot '${name}' on server '${settings.server}'`];
   try {
     await createPhysicalSlot(connection, name);
@@ -40,7 +43,7 @@ export async function createSlot(
 export async function dropSlot(settings: ReceiverSettings): Promise<string> {
   const name = slotName(settings, 'drop');
   const { server } = settings;
-  await using connection = await connectForStreaming(settings);
+  await using connection = await connectToOwn(settings);
   try {
     await dropReplicationSlot(connection, name);
   } catch (error) {
@@ -66,6 +69,20 @@ export async function dropSlot(settings: ReceiverSettings): Promise<string> {
     `Dropping physical replication slot '${name}' on server '${server}'`,
     `Replication slot '${name}' dropped`,
   ].join('\n');
+}
+
+/** Throws `other-cluster` for a server that is not the archive's. An archive without an identity is given none here. */
+async function connectToOwn(settings: ReceiverSettings): Promise<Connection> {
+  const connection = await connectForStreaming(settings);
+  try {
+    if ((await readIdentity(settings.identity.path)) !== null) {
+      await checkIdentity(settings, await askStreamingServer(connection, settings));
+    }
+    return connection;
+  } catch (error) {
+    await connection[Symbol.asyncDispose]();
+    throw error;
+  }
 }
 
 function slotName({ server, postgres }: ReceiverSettings, verb: 'create' | 'drop'): string {

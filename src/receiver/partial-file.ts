@@ -47,15 +47,21 @@ async function repair(
 ): Promise<void> {
   const sizes = `has ${size} bytes, and a segment of this server has ${segmentSize}`;
   const facts = { server, file: entry, size, segmentSize };
+  // Listed before the server was asked: another receiver, left over from somebody killed, may have written since.
+  const unchanged = async (handle: FileHandle): Promise<boolean> => (await handle.stat()).size === size;
   if (size < segmentSize) {
-    await using handle = await open(path, constants.O_WRONLY);
+    // Appended: whatever is written at the same time, nothing of it is written over.
+    await using handle = await open(path, constants.O_WRONLY | constants.O_APPEND);
+    if (!(await unchanged(handle))) return;
     await fillUp(handle, size, segmentSize);
     await handle.sync();
     logger.warn(facts, `${path} ${sizes}: filled up with zeros, so that pg_receivewal can go on with it`);
     return;
   }
-  const copy = await errors.takeCopy(path, entry, 'unknown', `it ${sizes}; the rest was cut off in streaming`);
   await using handle = await open(path, constants.O_WRONLY);
+  if (!(await unchanged(handle))) return;
+  const copy = await errors.takeCopy(path, entry, 'unknown', `it ${sizes}; the rest was cut off in streaming`);
+  if (!(await unchanged(handle))) return;
   await handle.truncate(segmentSize);
   await handle.sync();
   logger.warn(facts, `${path} ${sizes}: cut, so that pg_receivewal can go on with it; a copy is in errors as ${copy}`);
@@ -65,7 +71,9 @@ async function repair(
 async function fillUp(handle: FileHandle, from: number, to: number): Promise<void> {
   const zeros = Buffer.alloc(Math.min(CHUNK, to - from));
   for (let at = from; at < to;) {
-    const { bytesWritten } = await handle.write(zeros, 0, Math.min(zeros.length, to - at), at);
+    const { bytesWritten } = await handle.write(zeros, 0, Math.min(zeros.length, to - at));
     at += bytesWritten;
   }
+  // Somebody has filled it up at the same time: what is too much are our zeros.
+  if ((await handle.stat()).size > to) await handle.truncate(to);
 }

@@ -2,21 +2,15 @@ import { readIdentity } from '../archiver/identity.ts';
 import { hintFor, PostgresError } from '../postgres/failure.ts';
 import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
-import { formatLsn } from '../wal/lsn.ts';
+import { beginReceiving } from './first-position.ts';
+import { settleKept } from './kept-partial.ts';
 import { repairPartials } from './partial-file.ts';
 import { findPgReceivewal, type PgReceivewal } from './pg-receivewal.ts';
 import type { ReceiverCause } from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
-import { judgePosition, timelineAt } from './server-history.ts';
-import { prepareSlot, warnOfGap, type ReceiverSlot } from './slot.ts';
-import {
-  checkStreamingDirectory,
-  createPosition,
-  findStreamingStart,
-  listStreamingFiles,
-  readHeader,
-  type StreamingStart,
-} from './streaming-directory.ts';
+import { checkPosition } from './received-position.ts';
+import { prepareSlot, warnOfGap } from './slot.ts';
+import { checkStreamingDirectory, findStreamingStart, listStreamingFiles } from './streaming-directory.ts';
 import { askStreamingServer, connectForStreaming, streamingOption, type StreamingServer } from './streaming-server.ts';
 
 /** What pg_receivewal is started with, once it is known that it can stream. */
@@ -48,9 +42,10 @@ export async function prepareToStream(settings: ReceiverSettings, signal?: Abort
   await checkIdentity(settings, server);
   const files = await listStreamingFiles(settings.streamingDirectory, server.segmentSize);
   const start = findStreamingStart(files, server.segmentSize);
-  if (start !== null) await checkPosition(settings, start, server);
+  if (start === null) await settleKept(settings, null);
+  else await checkPosition(settings, start, server, signal);
   const slot = await prepareSlot(settings, connection, signal);
-  if (start === null) await beginAtSlot(settings, slot, server);
+  if (start === null) await beginReceiving(settings, slot, server, signal);
   else if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
   await repairPartials(settings, files, server.segmentSize);
   return {
@@ -96,76 +91,6 @@ export async function checkIdentity(settings: ReceiverSettings, server: Streamin
         `correct ${streamingOption(postgres)}, or make a new cluster a server of its own; after pg_upgrade, once the old ` +
         `WAL is archived: walwarden errors resolve --accept-identity ${settings.server}, then receive-wal --reset ${settings.server}`,
     },
-  );
-}
-
-/** Throws unless pg_receivewal can go on from where it stopped. */
-async function checkPosition(
-  settings: ReceiverSettings,
-  start: StreamingStart,
-  server: StreamingServer,
-): Promise<void> {
-  const { server: name, streamingDirectory } = settings;
-  const option = streamingOption(settings.postgres);
-  const reset = `walwarden receive-wal --reset ${name}`;
-  const header = await readHeader(streamingDirectory, start.file);
-  if (header !== null && header.systemIdentifier !== server.systemIdentifier) {
-    throw new PostgresError(
-      'other-cluster',
-      `${start.file.entry} in ${streamingDirectory} was received from system identifier ${header.systemIdentifier}, ` +
-        `and ${option} leads to ${server.systemIdentifier}`,
-      { hint: `if the cluster was replaced, ${reset} sets the old files aside and begins with the new one` },
-    );
-  }
-  const standing = judgePosition(start, server);
-  if (standing.reachable) return;
-  const received = `WAL of ${name} was received up to ${formatLsn(start.lsn)} of timeline ${start.timeline}`;
-  const rightServer = `make sure that ${option} leads to the right server`;
-  switch (standing.why) {
-    case 'diverged':
-      throw new PostgresError(
-        'timeline-diverged',
-        `${received}, but the server, now on timeline ${server.timeline}, left that timeline at ${formatLsn(standing.switchPoint)}`,
-        { hint: `a standby that was behind was promoted, or an older state restored: ${rightServer}, then ${reset}` },
-      );
-    case 'unknown':
-      throw new PostgresError(
-        'timeline-diverged',
-        `${received}, and the server, on timeline ${server.timeline}, does not descend from that timeline`,
-        {
-          hint:
-            start.timeline > server.timeline
-              ? `that is an old primary, or an older state was restored: ${rightServer}; if it is, move the files of ${streamingDirectory} away`
-              : `${rightServer}, then ${reset}`,
-        },
-      );
-    case 'ahead':
-      throw ahead(received, server, rightServer, streamingDirectory);
-  }
-}
-
-function ahead(received: string, server: StreamingServer, rightServer: string, directory: string): PostgresError {
-  const message = `${received}, but the server has only written up to ${formatLsn(server.lsn)}`;
-  const lagging = 'it is a standby that lags behind: it has to catch up first';
-  if (server.inRecovery === true) return new PostgresError('other', message, { hint: lagging });
-  const lost = `if it lost WAL (restored from a snapshot), move the files of ${directory} away`;
-  return new PostgresError('timeline-diverged', message, {
-    hint: server.inRecovery === false ? `${rightServer}; ${lost}` : `either ${lagging}; or ${rightServer}; ${lost}`,
-  });
-}
-
-/** An empty directory tells nothing, and pg_receivewal before 15 would begin at the server's current position, behind a gap. */
-async function beginAtSlot(
-  settings: ReceiverSettings,
-  slot: ReceiverSlot | null,
-  server: StreamingServer,
-): Promise<void> {
-  if (slot === null || slot.restartLsn === null) return;
-  const at = { timeline: timelineAt(slot.restartLsn, server), lsn: slot.restartLsn };
-  const entry = await createPosition(settings.streamingDirectory, at, server.segmentSize);
-  settings.logger.info(
-    { server: settings.server, slot: slot.name, file: entry },
-    `receiving begins where replication slot "${slot.name}" is, at ${formatLsn(slot.restartLsn)}`,
   );
 }
 

@@ -1,4 +1,4 @@
-import { failureOfMessage, hintFor, passesByItself, type FailureContext } from '../postgres/failure.ts';
+import { failureOfMessage, hintFor, passesByItself, SHUT_DOWN, type FailureContext } from '../postgres/failure.ts';
 import type { ReceiverEnd } from './receiver-process.ts';
 import type { ReceiverCause } from './receiver-report.ts';
 
@@ -117,7 +117,8 @@ function causeOfTrouble(text: string, directory: string, context: FailureContext
     }
   }
   const failure = failureOfMessage(text);
-  return { failure, message: text, hint: failure === 'other' ? null : hintFor(failure, context) };
+  const message = SHUT_DOWN.test(text) ? `the server shut down (${text})` : text;
+  return { failure, message, hint: failure === 'other' ? null : hintFor(failure, { ...context, message }) };
 }
 
 /** Whether waiting may be enough for a cause; otherwise somebody has to do something first. */

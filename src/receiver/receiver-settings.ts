@@ -2,6 +2,7 @@ import type { ErrorsDirectory } from '../archiver/errors-directory.ts';
 import type { SystemIdentity } from '../archiver/identity.ts';
 import type { Logger } from '../logging.ts';
 import type { PostgresSettings } from '../postgres/remote-status.ts';
+import type { WalName } from '../wal/wal-name.ts';
 
 /** What the receiver of one server works with; plain values, no configuration. */
 export interface ReceiverSettings {
@@ -17,7 +18,9 @@ export interface ReceiverSettings {
   /** Old partial files go there. */
   readonly errors: ErrorsDirectory;
   readonly identity: SystemIdentity;
-  /** `receive_wal_min_free` in bytes; null: 5 % of the file system or 1 GiB, whichever is smaller. */
+  /** `receive_wal_min_free` in bytes; null: as {@link spaceLimits} chooses. */
   readonly minFree: number | null;
+  /** The newest segment of the catalogue; without it a gap before the first position can't be told. */
+  readonly newestArchived?: () => Promise<WalName | null>;
   readonly logger: Logger;
 }

@@ -56,6 +56,9 @@ export function nextState(state: ReceiverState, event: ReceiverEvent): ReceiverS
 /** A cause that somebody has to remove is looked at again so often, in milliseconds. */
 export const BLOCKED_RETRY_MS = 30_000;
 
+/** After so much streaming the next failure counts as the first in a row. */
+const STABLE_MS = 60_000;
+
 const FIRST_RETRY_MS = 1_000;
 const LAST_RETRY_MS = 60_000;
 
@@ -68,4 +71,9 @@ const LAST_RETRY_MS = 60_000;
 export function retryDelayMs(failures: number, random: number): number {
   const longest = Math.min(FIRST_RETRY_MS * 2 ** failures, LAST_RETRY_MS);
   return Math.max(FIRST_RETRY_MS, Math.round(longest * (1 - random / 2)));
+}
+
+/** The failures in a row that still count after so much streaming, in milliseconds. */
+export function failuresAfter(failures: number, streamedMs: number): number {
+  return streamedMs >= STABLE_MS ? 0 : failures;
 }

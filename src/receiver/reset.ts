@@ -4,7 +4,9 @@ import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { formatLsn } from '../wal/lsn.ts';
 import { isWalName, segmentOfLsn } from '../wal/wal-name.ts';
+import { releaseKept } from './kept-partial.ts';
 import { checkIdentity } from './preflight.ts';
+import { receivedAhead } from './received-position.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
 import { slotForReset } from './slot.ts';
@@ -36,16 +38,19 @@ export async function resetStreaming(settings: ReceiverSettings): Promise<string
   await checkIdentity(settings, server);
   const files = await listStreamingFiles(streamingDirectory, server.segmentSize);
   const start = findStreamingStart(files, server.segmentSize);
-  if (start === null) return ALIGNED;
+  const lines = await releaseKept(settings, 'different');
+  if (start === null) return [...lines, ALIGNED].join('\n');
   const header = await readHeader(streamingDirectory, start.file);
   const ofOtherCluster = header !== null && header.systemIdentifier !== server.systemIdentifier;
   // Before a slot is made there.
   if (!ofOtherCluster) refuseAhead(start, server, settings);
   const slot = await slotForReset(settings, connection);
   const target = targetOf(slot?.restartLsn ?? null, server);
-  if (!ofOtherCluster && isAligned(start, target, server)) return ALIGNED;
+  // What the server has lost would be written over.
+  const keeps = !ofOtherCluster && (await receivedAhead(settings, start, server)) === null;
+  if (keeps && isAligned(start, target, server)) return [...lines, ALIGNED].join('\n');
 
-  const lines = ['Resetting receive-wal directory status'];
+  lines.push('Resetting receive-wal directory status', ...(await releaseKept(settings, 'all')));
   const place: SegmentPlace = { timeline: target.timeline, segment: target.lsn / size(server), partial: true };
   for (const file of files) {
     if (file.partial) lines.push(await setAside(settings, file));

@@ -8,10 +8,23 @@ import { connectForStatus, explained, statusOption, streamingOption } from './st
 /** What is known of the replication slot that `slot_name` names. */
 export interface ReceiverSlot {
   readonly name: string;
-  /** Null while it reserves no WAL. */
+  /** Null while it reserves no WAL, or where that is not known. */
   readonly restartLsn: Lsn | null;
   /** It was made just now. */
   readonly created: boolean;
+  /** Why its position is not known; null when it is. */
+  readonly unknown: UnknownReason | null;
+}
+
+/** What came of the attempt to ask. */
+export type UnknownReason = PostgresError | 'nobody to ask';
+
+class UnknownSlot {
+  readonly reason: UnknownReason;
+
+  constructor(reason: UnknownReason) {
+    this.reason = reason;
+  }
 }
 
 /** A row of pg_replication_slots, or what READ_REPLICATION_SLOT tells of it. */
@@ -26,9 +39,8 @@ interface FoundSlot {
 }
 
 /**
- * The slot, ready to be streamed from; null where `slot_name` is not set, or
- * nobody can tell and pg_receivewal has to find out. A missing one is made with
- * `create_slot = auto`. Throws {@link PostgresError}: missing, in use, lost, of
+ * The slot, ready to be streamed from as far as anybody can tell; null where
+ * `slot_name` is not set. A missing one is made with `create_slot = auto`. Throws {@link PostgresError}: missing, in use, lost, of
  * the wrong type.
  */
 export async function prepareSlot(
@@ -40,7 +52,7 @@ export async function prepareSlot(
   const name = postgres.slotName;
   if (name === null) return null;
   const found = await findSlot(settings, name, replication, signal);
-  if (found === 'unknown') return null;
+  if (found instanceof UnknownSlot) return { name, restartLsn: null, created: false, unknown: found.reason };
   if (found === null) {
     if (createSlot === 'auto') return makeSlot(settings, name, replication, signal);
     throw new PostgresError('slot-missing', `replication slot "${name}" of ${server} does not exist`, {
@@ -56,7 +68,7 @@ export async function prepareSlot(
       `replication slot "${name}" is about to be lost: it holds back more WAL than max_slot_wal_keep_size allows; raise that`,
     );
   }
-  return { name, restartLsn: found.restartLsn, created: false };
+  return { name, restartLsn: found.restartLsn, created: false, unknown: null };
 }
 
 /** As {@link prepareSlot} for a reset: where a slot can't say anything useful, null, and nothing but a wrong type is an error. */
@@ -64,11 +76,11 @@ export async function slotForReset(settings: ReceiverSettings, replication: Conn
   const name = settings.postgres.slotName;
   if (name === null) return null;
   const found = await findSlot(settings, name, replication);
-  if (found === 'unknown') return null;
+  if (found instanceof UnknownSlot) return null;
   // Made now, it protects what the new position needs from now on.
   if (found === null) return settings.createSlot === 'auto' ? makeSlot(settings, name, replication) : null;
   checkType(settings, name, found);
-  return { name, restartLsn: found.restartLsn, created: false };
+  return { name, restartLsn: found.restartLsn, created: false, unknown: null };
 }
 
 /** Null: there is none. */
@@ -77,13 +89,15 @@ async function findSlot(
   name: string,
   replication: Connection,
   signal?: AbortSignal,
-): Promise<FoundSlot | null | 'unknown'> {
+): Promise<FoundSlot | null | UnknownSlot> {
   const { server, postgres, logger } = settings;
+  let reason: UnknownReason = 'nobody to ask';
   if (postgres.walConninfo !== null) {
     try {
       return await selectSlot(settings, postgres.walConninfo, name, signal);
     } catch (error) {
       if (!(error instanceof PostgresError)) throw error;
+      reason = error;
       // WAL can be received all the same: whether the slot is free, pg_receivewal will be told.
       const hint = error.hint === undefined ? '' : ` (${error.hint})`;
       logger.warn(
@@ -92,7 +106,7 @@ async function findSlot(
       );
     }
   }
-  if (replication.serverVersion < 150_000) return 'unknown';
+  if (replication.serverVersion < 150_000) return new UnknownSlot(reason);
   return readSlot(settings, name, replication);
 }
 
@@ -157,19 +171,23 @@ async function makeSlot(
   name: string,
   replication: Connection,
   signal?: AbortSignal,
-): Promise<ReceiverSlot | null> {
+): Promise<ReceiverSlot> {
   const { server, logger } = settings;
   try {
     await createPhysicalSlot(replication, name);
   } catch (error) {
     // wal_conninfo has looked at another server than the one that sends the WAL.
-    if (error instanceof PostgresError && error.sqlState === DUPLICATE_OBJECT) return null;
+    if (error instanceof PostgresError && error.sqlState === DUPLICATE_OBJECT) {
+      const there = replication.serverVersion < 150_000 ? null : await readSlot(settings, name, replication);
+      const unknown = there === null ? 'nobody to ask' : null;
+      return { name, restartLsn: there?.restartLsn ?? null, created: false, unknown };
+    }
     throw explained(error, settings, streamingOption(settings.postgres));
   }
   logger.info({ server, slot: name }, `created replication slot "${name}" on ${server} (create_slot = auto)`);
   const made = await findSlot(settings, name, replication, signal);
-  if (made === null || made === 'unknown') return null;
-  return { name, restartLsn: made.restartLsn, created: true };
+  if (made instanceof UnknownSlot) return { name, restartLsn: null, created: true, unknown: made.reason };
+  return { name, restartLsn: made?.restartLsn ?? null, created: true, unknown: null };
 }
 
 function checkType({ server }: ReceiverSettings, name: string, { type }: FoundSlot): void {
@@ -190,8 +208,8 @@ function inUse({ server, postgres }: ReceiverSettings, name: string, slot: Found
     `replication slot "${name}" of ${server} is in use by server process ${activePid ?? '?'}${who}`,
     {
       hint: own
-        ? `another receiver of this server runs, or the rest of a broken connection, which ${lingering}`
-        : `stop the other receiver, or give this one a slot of its own (slot_name); the rest of a broken connection ${lingering}`,
+        ? `another receiver of this server runs: end it, or set slot_name of [${server}] to another slot; the rest of a broken connection ${lingering}`
+        : `stop the other receiver, or set slot_name of [${server}] to a slot of its own; the rest of a broken connection ${lingering}`,
     },
   );
 }

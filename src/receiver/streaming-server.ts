@@ -72,7 +72,7 @@ export function explained(error: unknown, { server, postgres }: ReceiverSettings
   return new PostgresError(error.failure, `${option} of ${server}: ${error.message}`, {
     cause: error,
     sqlState: error.sqlState,
-    hint: hintFor(error.failure, { option, server, slotName: postgres.slotName }),
+    hint: hintFor(error.failure, { option, server, slotName: postgres.slotName, message: error.message }),
   });
 }
 

@@ -1,13 +1,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { formatBytes } from '../words.ts';
 import { lowSpace, untilEnoughSpace, untilLowSpace, type DiskSpace, type WatchedDisk } from './free-space.ts';
+import { KeptPartial, keptDiffers } from './kept-partial.ts';
 import { causeOf, isSynchronousNow, prepareToStream, type ReadyToStream } from './preflight.ts';
 import { ReceiverJournal, type StateReason } from './receiver-journal.ts';
 import { causeOfEnd, causePasses, readOutputLine } from './receiver-output.ts';
 import { startReceiver, type ReceiverEnd, type ReceiverProcess } from './receiver-process.ts';
 import type { ReceiverCause, ReceiverState } from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
-import { BLOCKED_RETRY_MS, nextState, retryDelayMs, type ReceiverEvent } from './receiver-states.ts';
+import { BLOCKED_RETRY_MS, failuresAfter, nextState, retryDelayMs, type ReceiverEvent } from './receiver-states.ts';
 import { receivewalCommand, type ReceivewalCommand } from './receivewal-command.ts';
 import { streamingOption } from './streaming-server.ts';
 
@@ -20,9 +21,6 @@ const START_TIMEOUT_MS = 60_000;
 /** After so much streaming the next failure is another outage, to be told in full. */
 const OUTAGE_OVER_MS = 10_000;
 
-/** After so much streaming the next failure counts as the first in a row. */
-const STABLE_MS = 60_000;
-
 /** How often the report says that it still streams. */
 const HEARTBEAT_MS = 30_000;
 
@@ -31,6 +29,9 @@ const HEARTBEAT_MS = 30_000;
  * pg_receivewal confirms whole segments only, and every commit would wait for one.
  */
 const SYNCHRONOUS_LOOK_MS = 15_000;
+
+/** How often it is looked at whether what is received again is what was received before. */
+const COMPARE_MS = 1_000;
 
 /** Between asking pg_receivewal to end and killing it. */
 const STOP_GRACE_MS = 10_000;
@@ -77,6 +78,8 @@ class Supervisor {
     stopping: () => this.#stop(),
   };
   #child: ReceiverProcess | null = null;
+  /** What pg_receivewal writes over, until it is compared. */
+  #kept: KeptPartial | null = null;
   /** What this child said last went wrong. */
   #troubles: string[] = [];
   #segmentSize = USUAL_SEGMENT_SIZE;
@@ -110,6 +113,7 @@ class Supervisor {
       }
     } finally {
       await this.#endChild();
+      await this.#releaseKept();
       await this.#journal.written();
     }
   }
@@ -117,16 +121,23 @@ class Supervisor {
   async #prepare(): Promise<ReceiverEvent> {
     const low = await lowSpace(this.#disk);
     if (low !== null) return this.#pause(low);
+    await this.#releaseKept();
     let ready: ReadyToStream;
     let command: ReceivewalCommand;
     try {
       ready = await prepareToStream(this.#settings, this.#stopAsked);
       command = receivewalCommand(this.#settings, ready);
+      this.#kept = await KeptPartial.open(this.#settings);
     } catch (error) {
       return this.#stopAsked.aborted ? 'stop' : this.#fail(causeOf(error));
     }
     if (this.#stopAsked.aborted) return 'stop';
-    this.#segmentSize = ready.segmentSize;
+    if (this.#segmentSize !== ready.segmentSize) {
+      this.#segmentSize = ready.segmentSize;
+      // Its limits are others; pg_receivewal begins by filling a whole segment.
+      const lowForIt = await lowSpace(this.#disk);
+      if (lowForIt !== null) return this.#pause(lowForIt);
+    }
     this.#synchronous = ready.synchronous;
     this.#journal.started(ready);
     const { child, asked } = this.#start(command);
@@ -141,13 +152,14 @@ class Supervisor {
     const child = this.#child;
     if (child === null) return 'fails';
     const began = performance.now();
-    const event = await firstOf((scope) => [
+    const react = await firstReaction((scope) => [
       ...this.#watch(child, scope),
       this.#heartbeat(scope),
       this.#watchSynchronous(scope),
     ]);
-    if (performance.now() - began >= STABLE_MS) this.#failures = 0;
-    return event;
+    // Before the reaction, which may count the next failure, and choose how long to wait.
+    this.#failures = failuresAfter(this.#failures, performance.now() - began);
+    return react();
   }
 
   async #untilRetry(): Promise<ReceiverEvent> {
@@ -197,8 +209,42 @@ class Supervisor {
     return [
       child.ended.then((end) => () => this.#ended(end)),
       untilLowSpace(this.#disk, scope).then((space) => () => this.#pause(space)),
+      this.#watchKept(scope),
       this.#stopWhenAsked(scope),
     ];
+  }
+
+  /** Resolves once the server has sent something else than it had sent before. */
+  async #watchKept(scope: AbortSignal): Promise<Reaction> {
+    for (;;) {
+      const kept = this.#kept;
+      if (kept !== null && (await this.#compare(kept)) === 'differs') {
+        return async (): Promise<ReceiverEvent> => {
+          await this.#endChild();
+          return this.#fail(causeOf(keptDiffers(this.#settings, kept.path)));
+        };
+      }
+      await delay(COMPARE_MS, undefined, { signal: scope });
+    }
+  }
+
+  /** A copy that can't be compared stays where it is, and the next start looks at it. */
+  async #compare(kept: KeptPartial): Promise<'same' | 'differs' | null> {
+    try {
+      return await kept.look();
+    } catch (error) {
+      this.#journal.say('warn', `can't compare what is received with ${kept.path}: ${causeOf(error).message}`);
+      return null;
+    }
+  }
+
+  /** The last look while the file can be had that pg_receivewal wrote, whoever has taken it away. */
+  async #releaseKept(): Promise<void> {
+    const kept = this.#kept;
+    if (kept === null) return;
+    await this.#compare(kept);
+    this.#kept = null;
+    await kept[Symbol.asyncDispose]();
   }
 
   async #stopWhenAsked(scope: AbortSignal): Promise<Reaction> {
@@ -232,6 +278,8 @@ class Supervisor {
 
   #ended(end: ReceiverEnd): ReceiverEvent {
     this.#child = null;
+    // Who stops a service may signal all of its processes at once.
+    if (this.#stopAsked.aborted) return 'stop';
     const { server, postgres, streamingDirectory } = this.#settings;
     const context = { option: streamingOption(postgres), server, slotName: postgres.slotName };
     return this.#fail(causeOfEnd(end, this.#troubles, streamingDirectory, context));
@@ -281,16 +329,20 @@ class Supervisor {
   }
 }
 
-/** The reaction to whatever happens first; the others are given up. */
+/** What came of whatever happens first. */
 async function firstOf(sources: (scope: AbortSignal) => Promise<Reaction>[]): Promise<ReceiverEvent> {
+  const react = await firstReaction(sources);
+  return react();
+}
+
+/** The reaction to whatever happens first; the others are given up. */
+async function firstReaction(sources: (scope: AbortSignal) => Promise<Reaction>[]): Promise<Reaction> {
   const scope = new AbortController();
-  let react: Reaction;
   try {
-    react = await Promise.race(sources(scope.signal));
+    return await Promise.race(sources(scope.signal));
   } finally {
     scope.abort();
   }
-  return react();
 }
 
 /** Resolves when a signal fires; leaves nothing on it when `scope` ends before. */

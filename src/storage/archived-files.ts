@@ -162,6 +162,14 @@ export async function readOne(path: string, expected?: FileIdentity): Promise<{ 
   }
 }
 
+/** Where the file waits can't be written to; the archive may be as well as ever. */
+export function sourceError(what: string, path: string, cause: unknown): WalwardenError {
+  return new WalwardenError('source', `can't ${what} ${path}: ${messageOf(cause)}`, {
+    cause,
+    hint: 'walwarden has to own the directory, and to be allowed to write there; nothing is lost, the next pass tries again',
+  });
+}
+
 /** The error for a file or directory of the archive that can't be used. */
 export function storageError(path: string, cause: unknown): WalwardenError {
   if (cause instanceof WalwardenError) return cause;

@@ -14,7 +14,7 @@ import {
 import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, type WalName } from '../wal/wal-name.ts';
-import { ArchivedFiles, readDirectory, readOne, storageError } from './archived-files.ts';
+import { ArchivedFiles, readDirectory, readOne, sourceError, storageError } from './archived-files.ts';
 import { claimPath } from './claim.ts';
 import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
@@ -101,8 +101,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     await this.#makeReady(dirname(final));
     const untouched = wal.plain && this.#settings.compression === null && this.#settings.encryption === null;
     if (untouched && !options.copy && !this.#copyAlways) {
-      const claimed = wal.claimed ? await this.#isOurs(wal) : await this.#claim(wal);
-      if (claimed !== null) return { wal: claimed, temporary: null };
+      if (!wal.claimed) {
+        const claimed = await this.#claim(wal);
+        if (claimed !== null) return { wal: claimed, temporary: null, claimedNow: true };
+      } else if (await this.#isOurs(wal)) return { wal, temporary: null };
     }
     return { wal, temporary: temporaryOf(final) };
   }
@@ -114,7 +116,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
    * user owns it.
    */
   async #claim(wal: WaitingWal): Promise<WaitingWal | null> {
-    if ((await this.#isOurs(wal)) === null) return null;
+    if (!(await this.#isOurs(wal))) return null;
     const path = claimPath(wal.path, wal.name);
     // rename(2) would replace an older claim. We hold the archive-wal lock, so nobody makes one meanwhile.
     if (await isThere(path)) return null;
@@ -122,18 +124,18 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       await rename(wal.path, path);
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return null; // gone; staging will find out
-      throw error;
+      throw sourceError('rename', wal.path, error);
     }
     return { ...wal, path, claimed: true };
   }
 
-  async #isOurs(wal: WaitingWal): Promise<WaitingWal | null> {
+  async #isOurs(wal: WaitingWal): Promise<boolean> {
     try {
       const stat = await lstat(wal.path);
       const root = await lstat(this.#settings.walsDirectory);
-      return stat.nlink === 1 && stat.uid === process.geteuid?.() && stat.dev === root.dev ? wal : null;
+      return stat.nlink === 1 && stat.uid === process.geteuid?.() && stat.dev === root.dev;
     } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return null;
+      if (errnoOf(error) === 'ENOENT') return false;
       throw error;
     }
   }
@@ -238,7 +240,11 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       // First the temporary: once the source is gone, no later pass would come by to clean up.
       if (temporary !== null) await unlinkIfThere(temporary);
       if (keepSources || !(await this.#isStill(wal))) continue;
-      await unlinkIfThere(wal.path);
+      try {
+        await unlinkIfThere(wal.path);
+      } catch (error) {
+        throw sourceError('remove', wal.path, error);
+      }
       removed.push(wal.path);
     }
     await fsyncParents(removed);
@@ -255,9 +261,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   }
 
   override async release(prepared: PreparedWal): Promise<WaitingWal> {
-    const { wal, temporary } = prepared;
+    const { wal, temporary, claimedNow } = prepared;
     if (temporary !== null) await unlinkIfThere(temporary);
-    if (!wal.claimed) return wal;
+    // An older claim may be one of a reset: under its own name, pg_receivewal would take it for its position.
+    if (claimedNow !== true) return wal;
     const path = join(dirname(wal.path), wal.name);
     try {
       // What the archive has as well (the catalogue failed after the link) must not be where an archive_command writes.

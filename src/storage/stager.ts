@@ -1,4 +1,5 @@
 import type { Tinypool } from 'tinypool';
+import { programTable } from '../compression/running-programs.ts';
 import { stageWal, type StageResult, type StageTask } from './staging.ts';
 
 /** Files that one worker thread may have in hand: while one is fsynced, the next is compressed. */
@@ -34,7 +35,9 @@ export function createStager(workers: number): Stager {
 }
 
 async function startPool(workers: number): Promise<Tinypool> {
+  const { setEnvironmentData } = await import('node:worker_threads');
   const { Tinypool } = await import('tinypool');
+  setEnvironmentData('programs', programTable());
   return new Tinypool({
     filename: new URL('./stage-worker.js', import.meta.url).href,
     runtime: 'worker_threads',

@@ -80,6 +80,8 @@ export interface StrategyParts {
 export interface PreparedWal {
   readonly wal: WaitingWal;
   readonly temporary: string | null;
+  /** The claim was made when this was prepared; any other was there before, and is not ours to give up. */
+  readonly claimedNow?: true | undefined;
 }
 
 export interface StagedWal extends PreparedWal {
@@ -144,7 +146,7 @@ export abstract class WalStorageStrategy {
   /** After the catalogue lines of a group: drops what was prepared, and, unless they are kept, the sources. */
   abstract remove(stored: readonly PreparedWal[], keepSources: boolean): Promise<void>;
 
-  /** Instead of `remove`: drops what was prepared and gives the source back under its own name. Returns where it is. */
+  /** Instead of `remove`: drops what was prepared, and a claim that was made for it. Returns where the source is. */
   abstract release(prepared: PreparedWal): Promise<WaitingWal>;
 
   /** Drops what an interrupted pass prepared for a file that is not to be archived now, after all. */

@@ -4,7 +4,7 @@ import { decodeLongPageHeader, LONG_PAGE_HEADER_SIZE } from './page-header.ts';
 export interface EndOfWal {
   /** Offset behind the last complete record, in bytes from the beginning of the segment. */
   readonly end: number;
-  /** True when no record can begin there: zeros follow, or what this file held before it was recycled. */
+  /** True when no record can begin there, nor any page behind it be of this WAL: zeros follow, or what this file held before it was recycled. */
   readonly certain: boolean;
 }
 
@@ -53,9 +53,13 @@ export function findEndOfWal(segment: Buffer): EndOfWal | null {
     const end: number = aligned(at);
     if (end === segment.length) return { end, certain: true };
     const start = pages.recordStart(end);
-    if (start === null) return { end, certain: !pages.isGenuine(end) };
+    // A page of this WAL further on means that something is missing here.
+    if (start === null) return { end, certain: !pages.isAnyGenuine(end) };
     const record = pages.record(start, previous);
-    if (record === null) return { end, certain: isZero(segment, start) || pages.isNoSuccessor(start, previous) };
+    if (record === null) {
+      const isEnd = isZero(segment, start) || pages.isNoSuccessor(start, previous);
+      return { end, certain: isEnd && !pages.isAnyGenuine(start) };
+    }
     previous = pageAddress + BigInt(start);
     at = record;
   }
@@ -79,6 +83,13 @@ class Pages {
       this.#segment.readUInt16LE(page) === this.#segment.readUInt16LE(0) &&
       this.#segment.readBigUInt64LE(page + 8) === this.#address + BigInt(page)
     );
+  }
+
+  /** Whether any page is that begins at this offset or behind it. */
+  isAnyGenuine(from: number): boolean {
+    let page = Math.ceil(from / this.#blockSize) * this.#blockSize;
+    while (page < this.#segment.length && !this.isGenuine(page)) page += this.#blockSize;
+    return page < this.#segment.length;
   }
 
   /** Whether a page begins with the rest of a record. */

@@ -48,7 +48,7 @@ describe('a pass', () => {
     withArchiver({}, async ({ home, archive }) => {
       expect(await archive({ incoming: join(home, 'nowhere') })).toMatchObject({ archived: [], waiting: 0 });
       await writeFile(join(home, 'file'), '');
-      await expect(archive({ incoming: join(home, 'file') })).rejects.toMatchObject({ code: 'storage' });
+      await expect(archive({ incoming: join(home, 'file') })).rejects.toMatchObject({ code: 'source' });
     }));
 
   test('a duplicate is removed, a conflict goes to errors as a duplicate, and the others are archived', () =>

@@ -1,6 +1,9 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import {
   checkStreaming,
+  fetchStreamingStatus,
   reportStreaming,
   whyNothingIsReceived,
   type StreamingArchivalStatus,
@@ -10,6 +13,7 @@ import { CheckStrategy } from '../../src/health/check-strategy.ts';
 import { StatusReport } from '../../src/health/status-report.ts';
 import type { ReceiverReport, ReceiverState } from '../../src/receiver/receiver-report.ts';
 import { MINUTE, NOW } from '../health/remote.ts';
+import { withTempDir } from '../support/temp-dir.ts';
 
 const REPORT: ReceiverReport = {
   pid: 42,
@@ -106,10 +110,26 @@ test.each<[ReceiverState, RegExp]>([
   ['low-disk', /^paused for lack of disk space since .*; it goes on by itself/],
   ['preparing', /^it tries again since .*, after connection refused/],
   ['stopping', /is ending/],
-  ['stopped', /is ending/],
 ])('a receiver that is %s fails, with the cause', (state, expected) => {
   expect(told({ state, cause: CAUSE, retryAt: NOW + MINUTE })).toMatch(expected);
 });
+
+test('a process that has stopped does not run, though its number stands in a lock file that somebody looks at', () => {
+  expect(told({ state: 'stopped', since: NOW - 1_000 })).toMatch(/process 42 is ending/);
+  expect(told({ state: 'stopped' })).toMatch(
+    /^no receive-wal runs for this server; it stopped at 2026-10-03 11:55:00 UTC.*start it with/,
+  );
+});
+
+test('many who ask at once do not take each other for a receiver', () =>
+  withTempDir(async (directory) => {
+    const lockPath = join(directory, '.main-receive-wal.lock');
+    await writeFile(lockPath, '1\n');
+    const sources = { server: 'main', pathPrefix: null, lockPath, reportPath: join(directory, 'none.json') };
+    const nobody = { server: null, streaming: null, slot: null };
+    const found = await Promise.all(Array.from({ length: 8 }, () => fetchStreamingStatus(sources, nobody)));
+    expect(found.map(({ owner }) => owner)).toEqual(Array.from({ length: 8 }, () => null));
+  }));
 
 test('a receiver that has just been started passes', () => {
   expect(told({ state: 'preparing', lastStreamed: null })).toBeNull();

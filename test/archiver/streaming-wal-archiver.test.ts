@@ -236,6 +236,28 @@ describe('claims of an interrupted pass', () => {
       expect(await readdir(streaming)).toEqual([partialOf(4)]);
     }));
 
+  test('that can not be archived go to errors, and never have their own name again', () =>
+    withArchiver({}, async ({ streaming, errors, archiveStreamed }) => {
+      await writeWal(streaming, { segment: 1 });
+      await writePartial(streaming, { segment: 2 });
+      await archiveStreamed();
+      await writeFile(join(streaming, claim(1)), makeWal({ segment: 1, seed: 7 }).bytes);
+      await writeFile(join(streaming, claim(9)), makeWal({ segment: 9 }).bytes);
+      const accept = async (): Promise<string> => 'it is WAL of another cluster';
+      expect(await archiveStreamed({ storage: { accept } })).toMatchObject({
+        unknown: [{ name: nameOf(1) }, { name: nameOf(9) }],
+      });
+      expect(await readdir(streaming)).toEqual([partialOf(2)]);
+      await writeFile(join(streaming, claim(1)), makeWal({ segment: 1, seed: 7 }).bytes);
+      expect(await archiveStreamed()).toMatchObject({ conflicts: [{ name: nameOf(1) }] });
+      expect(await readdir(streaming)).toEqual([partialOf(2)]);
+      expect((await readdir(errors)).map((entry) => entry.slice(0, 24)).sort()).toEqual([
+        nameOf(1),
+        nameOf(1),
+        nameOf(9),
+      ]);
+    }));
+
   test('whose inode is the archive’s already are only removed', () =>
     withArchiver({}, async ({ streaming, wals, archiveStreamed }) => {
       await writeFile(join(streaming, claim(1)), makeWal({ segment: 1 }).bytes);

@@ -1,4 +1,4 @@
-import { readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
 import { inspectWaiting, listWaiting, removeOldTemporaries } from '../../src/archiver/waiting-directory.ts';
@@ -11,6 +11,12 @@ const { name } = makeWal();
 afterEach(() => {
   vi.useRealTimers();
 });
+
+test('what a file system keeps in its root is nobody’s delivery', () =>
+  withIncoming(async (directory) => {
+    await mkdir(join(directory, 'lost+found'), { mode: 0o700 });
+    expect(await listWaiting(directory)).toMatchObject({ names: [], unknown: [], ignored: ['lost+found'] });
+  }));
 
 test('a listing sorts names into WAL files, claims, what is ignored and what is unknown', () =>
   withIncoming(async (directory) => {

@@ -1,16 +1,19 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, stat, utimes, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { acquireLock } from '../../src/durable/lock-file.ts';
 import { CLI, ensureBuilt, runCli, writeConfig } from '../support/cli.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import { until } from '../support/poll.ts';
+import { reachableCli } from '../support/reachable-cli.ts';
+import { run, type RunResult } from '../support/run.ts';
 import { withHome } from '../support/temp-dir.ts';
-import { catalogueLines, json, namesIn, withServer } from './with-server.ts';
+import { catalogueLines, json, namesIn, withServer, type TestServer } from './with-server.ts';
 
 const wal = makeWal({ segment: 1 });
+const NOBODY = { uid: 65_534, gid: 65_534 };
 
 test('archives what waits, in WAL order, says each name, and removes the sources', () =>
   withServer({ compression: 'gzip' }, async (server) => {
@@ -222,3 +225,64 @@ test('ignores what basic_archive and others are still writing', () =>
     });
     expect(await namesIn(server.incoming)).toEqual(names.sort());
   }));
+
+describe('a fault of incoming', () => {
+  const BOTH = { streaming_archiver: 'on', streaming_conninfo: 'host=/nowhere user=nobody', slot_name: 'walwarden' };
+  const faults: readonly [string, (server: TestServer) => Promise<void>, RegExp][] = [
+    [
+      'something else in its place',
+      async ({ incoming }) => {
+        await rm(incoming, { recursive: true });
+        await writeFile(incoming, '');
+      },
+      /can't make directory .*\/incoming: there is something else of that name/,
+    ],
+    ['not readable', ({ incoming }) => chmod(incoming, 0), /can't read .*\/incoming: EACCES/],
+    ['not writable', ({ incoming }) => chmod(incoming, 0o500), /can't rename .*\/incoming\/0{7}1.*: EACCES/],
+  ];
+
+  test.each(faults)('(%s) keeps nobody from archiving what was streamed, and is told', (_which, make, message) =>
+    withServer(BOTH, async (server) => {
+      await server.cli(['archive-wal', 'main']);
+      await writeWal(server.incoming, { segment: 1 });
+      for (const segment of [2, 3]) await writeWal(server.streaming, { segment });
+      await make(server);
+      const user = await asOwnerOf(server);
+      try {
+        const { status, stdout, stderr } = await user(['archive-wal', 'main']);
+        expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringMatching(message) });
+        expect(stdout).toMatch(/^main, streaming: 2 files archived/m);
+        expect(stdout).toMatch(new RegExp(`^main: ERROR: ${message.source}`, 'm'));
+        const again = await user(['-f', 'json', 'archive-wal', 'main']);
+        expect(again.status).toBe(1);
+        expect(json(again)).toMatchObject([
+          {
+            error: { code: expect.stringMatching('source'), message: expect.stringMatching(message) },
+            passes: [{ archiver: 'streaming' }],
+          },
+        ]);
+      } finally {
+        await chmod(server.incoming, 0o700);
+      }
+    }),
+  );
+
+  test('is no fault of the archive: that one ends the pass', () =>
+    withServer({ ...BOTH, pre_archive_retry_script: `sh -c 'exit 63'` }, async (server) => {
+      await writeWal(server.incoming, { segment: 1 });
+      for (const segment of [2, 3]) await writeWal(server.streaming, { segment });
+      const { status, stdout, stderr } = await server.cli(['-f', 'json', 'archive-wal', 'main']);
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+      expect(JSON.parse(stderr.trim().split('\n').at(-1) ?? '')).toMatchObject({ error: { code: 'hook' } });
+      expect(await catalogueLines(server)).toEqual([]);
+    }));
+});
+
+/** Who must ask before reading a file: root need not. */
+async function asOwnerOf(server: TestServer): Promise<(args: readonly string[]) => Promise<RunResult>> {
+  if (process.geteuid?.() !== 0) return (args) => server.cli(args);
+  const { cli, node } = await reachableCli(dirname(dirname(CLI)), NOBODY, server.home);
+  const { status } = await run('chown', ['-R', `${NOBODY.uid}:${NOBODY.gid}`, server.home], {});
+  expect(status).toBe(0);
+  return (args) => run(node, [cli, '-c', server.config, ...args], { cwd: server.home, ...NOBODY });
+}

@@ -112,6 +112,26 @@ test('a catalogue with damaged lines fails, with the command that mends it', () 
     );
   }));
 
+test('segments that are missing among the newest are told, and are no failure', () =>
+  withServer({}, async (server) => {
+    for (const segment of [1, 2, 5]) await writeWal(server.incoming, { segment });
+    await server.cli(['archive-wal', 'main']);
+    expect(await line(server, 'WAL archive')).toMatch(
+      /^WAL archive: OK \(2 segments missing, between 0{7}10{15}3 and 0{7}10{15}4: walwarden list-wals --gaps main/,
+    );
+    expect((await server.cli(['check', 'main'])).status).toBe(0);
+  }));
+
+test('many servers are checked, and told of, without a word on stderr', () =>
+  withTempDir(async (home) => {
+    const names = Array.from({ length: 12 }, (_, index) => `s${index}`);
+    const conninfo = `host=${home} user=nobody dbname=postgres`;
+    const servers = Object.fromEntries(names.map((name) => [name, { conninfo, streaming_archiver: 'on' }]));
+    const config = await writeConfig(home, { servers });
+    expect(await runCli(['check', 'all'], { config })).toMatchObject({ status: 1, stderr: '' });
+    expect(await runCli(['status', 'all'], { config })).toMatchObject({ status: 0, stderr: '' });
+  }));
+
 test('a catalogue that can not be read fails', () =>
   withServer({}, async (server) => {
     await archiveOne(server);

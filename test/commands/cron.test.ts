@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { isThere } from '../../src/durable/durable-file.ts';
@@ -11,6 +13,38 @@ import { LOGGED, withCron } from './cron-home.ts';
 const wal = makeWal({ segment: 1 });
 const BUSY = 'Another archive-wal process is already running on server main. Skipping to the next server\n';
 const STARTED = 'Starting WAL archiving for server main\n';
+
+/** Starts a program that says a line and ends with its stdin. */
+async function withReader<T>(args: readonly string[], body: (pid: number) => Promise<T>): Promise<T> {
+  const [command, ...rest] = [...args, 'sh', '-c', 'echo ready; read -r line', 'sh', 'receive-wal'];
+  const child = spawn(command, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
+  const ended = once(child, 'close');
+  try {
+    await once(child.stdout, 'data');
+    return await body(child.pid ?? expect.unreachable());
+  } finally {
+    child.stdin.end();
+    // Its input ended, and nobody else ended it.
+    expect(await ended).toEqual([1, null]);
+  }
+}
+
+test('a process that has the pid of an old receive-wal is never signalled, whatever its name', () =>
+  withCron({ global: LOGGED, servers: { main: { pre_archive_script: 'true' } } }, async (cron) => {
+    const lock = cron.at('.main-receive-wal.lock');
+    await withReader([], async (pid) => {
+      await writeFile(lock, `${pid}\n`);
+      // The holder counts in another pid namespace, say.
+      await withReader(['flock', '-x', lock], async () => {
+        const { status, servers } = await cron.report();
+        expect({ status, receiveWal: servers['main']?.receiveWal }).toEqual({
+          status: 0,
+          receiveWal: { state: 'running', pid },
+        });
+      });
+    });
+    expect(await cron.log()).not.toContain('asked receive-wal');
+  }));
 
 describe('cron', () => {
   test('returns while archive-wal works; the next one finds it at work, and leaves it alone', () =>

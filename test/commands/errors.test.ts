@@ -2,6 +2,7 @@ import { mkdir, readFile, stat, symlink, utimes, writeFile } from 'node:fs/promi
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
+import { historyName } from '../../src/wal/wal-name.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import { catalogueLines, json, namesIn, placeStored, withServer, type TestServer } from './with-server.ts';
 
@@ -201,6 +202,38 @@ describe.concurrent('a partial segment in errors', () => {
       expect(status).toBe(1);
       expect(stdout).toContain('left: its content is another');
       expect(await namesIn(server.errors)).toEqual([longer]);
+      const explained = (await server.cli(['errors', 'explain', 'main', longer])).stdout;
+      expect(explained).toContain(
+        'it begins with all the WAL of the archived one, up to byte 500000, and holds more, up to byte 600000',
+      );
+      expect(explained).toContain('advice: it is the better one of the two: ');
+      const strange = beginningOf(makeWal({ segment: 2, seed: 8 }).bytes, 600_000);
+      const unlike = await inErrors(server, partial(later.name), strange, 'reset');
+      const told = (await server.cli(['errors', 'explain', 'main', unlike])).stdout;
+      expect(told).toContain('neither begins with the other');
+      expect(told).toContain('advice: another content under one name');
+    }));
+
+  test('that a reset set aside is archived by itself only when its timeline is known to end there', () =>
+    withArchive(async (server) => {
+      const file = await inErrors(server, partial(later.name), beginningOf(later.bytes, 500_000), 'reset');
+      const advice = `walwarden errors resolve main ${file}`;
+      const history = async (timeline: number, lsn: string): Promise<void> => {
+        await writeFile(join(server.incoming, historyName(timeline)), `1\t${lsn}\tno recovery target specified\n`);
+        expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      };
+      const left = async (): Promise<void> => {
+        const { status, stdout } = await server.cli(['errors', 'resolve', 'main']);
+        expect({ status, stdout }).toMatchObject({ status: 1, stdout: expect.stringContaining(advice) });
+        expect(await namesIn(server.errors)).toEqual([file]);
+      };
+      await left();
+      expect((await server.cli(['errors', 'explain', 'main'])).stdout).toContain(advice);
+      await history(2, '0/100028');
+      await left();
+      await history(3, '0/27B000');
+      expect((await server.cli(['errors', 'resolve', 'main'])).stdout).toContain('moved back to');
+      expect(await namesIn(server.incoming)).toEqual([partial(later.name)]);
     }));
 
   test('goes to streaming, out of pg_receivewal’s sight, where nothing takes what lies in incoming', () =>

@@ -69,9 +69,15 @@ test('JSON has the same entries by their names', () =>
           archive_first_wal: null,
           archive_last_wal: null,
           archive_disk_free: { free: expect.any(Number), total: expect.any(Number), path: server.wals },
-          incoming_queue: { files: 0, first: null, since: null, directory: server.incoming },
+          incoming_queue: { files: 0, first: null, since: null, directory: server.incoming, problem: null },
           // The newest one marks the position of pg_receivewal.
-          streaming_queue: { files: 1, first: wal.name, since: expect.any(Number), directory: server.streaming },
+          streaming_queue: {
+            files: 1,
+            first: wal.name,
+            since: expect.any(Number),
+            directory: server.streaming,
+            problem: null,
+          },
           last_archive_wal: null,
           archiver_errors: { files: 1, summary: 'duplicates: 1' },
         },
@@ -95,7 +101,9 @@ test('a PostgreSQL that never answers is given up after check_timeout, and the r
       },
       async (server) => {
         const lines = await status(server);
-        expect(lines.get('PostgreSQL version')).toMatch(/^FAILED \(.+\)$/);
+        for (const name of ['PostgreSQL version', 'PostgreSQL streaming', 'Replication slot']) {
+          expect(lines.get(name)).toBe('FAILED (no answer within 1 s)');
+        }
         expect(lines.get('receive-wal running')).toMatch(/^False \(no receive-wal runs for this server/);
         expect(lines.get('Archived WAL files')).toBe('0');
       },

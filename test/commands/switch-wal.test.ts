@@ -150,6 +150,7 @@ describe('switch-wal', () => {
       expect(stdout).toContain(`Skipping inactive server 'off'\n`);
       expect(stdout).toContain(`Skipping passive server 'passive'\n`);
       expect(stderr).toMatch(/^ERROR: server down: .*\/nowhere\/at\/all/m);
+      expect(stderr).toContain('HINT: is PostgreSQL running, with its socket there (unix_socket_directories, port)');
       expect(stderr).toContain('ERROR: server none: conninfo is not set');
       expect(stderr).toContain('HINT: set conninfo in [none]\n');
       expect(stderr).toMatch(/^ERROR: server wrong is disabled: .*compression = "zip"/m);
@@ -172,6 +173,27 @@ describe('switch-wal', () => {
       const forced = await runCli(['switch-wal', '--force', 'main'], { config: limited });
       expect(forced).toMatchObject({ status: 1, stdout: '' });
       expect(forced.stderr).toContain(pg.programs.major >= 15 ? 'GRANT pg_checkpoint TO barman\n' : 'superuser');
+    }));
+
+  test('does nothing in another cluster than the archive’s, unless it can’t be told', () =>
+    withSwitching({}, async (switching) => {
+      const { pg, home, config } = switching;
+      const path = join(home.home, 'main', 'identity.json');
+      await writeFile(path, JSON.stringify({ systemid: '42', version: '15' }));
+      await switching.write();
+      const current = await switching.current();
+      const { status, stdout, stderr } = await switching.run('--archive', '--force', 'main');
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' });
+      expect(stderr).toContain(
+        `conninfo of main leads to another cluster: its system identifier is ${await pg.systemIdentifier()}, and this archive belongs to 42 (${path})`,
+      );
+      expect(stderr).toContain('HINT: another cluster answers at conninfo of [main]: correct it');
+      expect(await switching.current()).toBe(current);
+      await pg.sql('create role barman login');
+      await pg.sql('grant execute on function pg_switch_wal() to barman');
+      await pg.sql('revoke execute on function pg_control_system() from public');
+      await writeFile(config, (await readFile(config, 'utf8')).replace('user=postgres', 'user=barman'));
+      expect((await switching.run('main')).stdout).toContain(`The WAL file ${current} has been closed`);
     }));
 
   test('wants a time-out that is a number', async () => {

@@ -70,6 +70,7 @@ describe('parseIni', () => {
     ['archiver = on\n', 'f:1: expected a [section] before the first option, found "archiver = on"'],
     ['[main]\n\nwhat is this\n', 'f:3: expected `option = value`'],
     ['[main]\n= 1\n', 'f:2: expected `option = value`'],
+    ['[main]\nmy secret@pg\n', 'found a line of 12 characters, which may hold a password'],
     ['[]\n', 'f:1: expected a [section]'],
     ['[main]\na = b\0c\n', 'f:2: expected text, found a NUL byte'],
   ])('names file, line, expected and found for %j', (text, message) => {

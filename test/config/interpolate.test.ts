@@ -33,6 +33,12 @@ describe('interpolate', () => {
     expect(() => expand(text)).toThrow(message);
   });
 
+  it('says where a percent sign stands alone, and not what is around it: it may be a password', () => {
+    expect(() => expand('postgresql://me:s%65cret@pg/db')).toThrow(
+      'f:9: option: expected %(name)s or %% after a percent sign, found something else at character 18',
+    );
+  });
+
   it('names the way round a cycle', () => {
     expect(() => expand('%(a)s')).toThrow('refers to itself: option -> a -> b -> a');
   });

@@ -1,6 +1,9 @@
-import { open, readdir, readFile, writeFile } from 'node:fs/promises';
+import { open, readdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { WalwardenError } from '../../src/errors.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
+import { claimPath } from '../../src/storage/claim.ts';
 import { plainBytes } from '../../src/storage/stored-content.ts';
 import type { WalStorageStrategy } from '../../src/storage/wal-storage-strategy.ts';
 import type { WalName } from '../../src/wal/wal-name.ts';
@@ -87,6 +90,40 @@ export function describeSourceHandling(facts: StorageFacts, withStorage: WithSto
         for (const { name, bytes } of [first, second]) {
           expect((await plainOf(storage, strategy, name))?.equals(bytes)).toBe(true);
         }
+      }));
+
+    test('a claim that was there before stays one, whatever ends the pass: only who made it knows what it is for', () =>
+      withStorage(async (storage) => {
+        const { wal, name, bytes, path } = await arrive(storage.incoming);
+        const claim = claimPath(path, name);
+        await rename(path, claim);
+        const error = new WalwardenError('hook', 'the script said stop');
+        const aborted = new WalwardenError('aborted', 'we were asked to stop');
+        const stops: Partial<WalHooks>[] = [
+          { before: async () => ({ outcome: 'stop', reason: '', error }) },
+          { before: async () => ({ outcome: 'stop', reason: '', error: aborted }) },
+        ];
+        const claimed = { ...wal, path: claim, claimed: true };
+        for (const hooks of stops) {
+          await saveAll(storage.open({ hooks }), [claimed]).catch((reason: unknown) => expect(reason).toBe(error));
+          expect(await readdir(storage.incoming)).toEqual([basename(claim)]);
+        }
+        const drain = new AbortController();
+        const before: WalHooks['before'] = async () => {
+          drain.abort();
+          return { outcome: 'continue', reason: '' };
+        };
+        const drained = await saveAll(storage.open({ hooks: { before } }), [claimed], { drain: drain.signal });
+        expect(drained).toMatchObject([{ outcome: 'changed', wal: { path: claim, claimed: true } }]);
+        const accept = async (): Promise<string> => 'it is WAL of another cluster';
+        const refused = await saveAll(storage.open({ accept }), [claimed]);
+        expect(refused).toMatchObject([{ outcome: 'invalid', wal: { path: claim, claimed: true } }]);
+        expect(await readdir(storage.incoming)).toEqual([basename(claim)]);
+        expect(await waiting(claim, name)).toMatchObject({ identity: wal.identity });
+        const strategy = storage.open();
+        expect(await saveAll(strategy, [claimed])).toMatchObject([{ outcome: 'stored' }]);
+        expect((await plainOf(storage, strategy, name))?.equals(bytes)).toBe(true);
+        expect(await readdir(storage.incoming)).toEqual([]);
       }));
   });
 }

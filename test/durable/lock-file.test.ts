@@ -4,11 +4,11 @@ import { once } from 'node:events';
 import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { acquireLock } from '../../src/durable/lock-file.ts';
+import { acquireLock, hasOpen, lockOwner } from '../../src/durable/lock-file.ts';
 import { isErrorCode } from '../../src/errors.ts';
 import { evaluateWithDescriptors, withModuleProcess } from '../compression/module-process.ts';
 import { until } from '../support/poll.ts';
-import { processesWithEnv } from '../support/processes.ts';
+import { descendantsOf, processesWithEnv } from '../support/processes.ts';
 import { run } from '../support/run.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 import { buildModule } from './build-module.ts';
@@ -43,6 +43,29 @@ async function withPythonLock<T>(path: string, body: (owner: ChildProcess) => Pr
   }
 }
 
+/** Somebody who only looks: has the lock until `body` lets go, and writes nothing into the file. */
+async function withProbe<T>(path: string, body: (letGo: () => void) => Promise<T>): Promise<T> {
+  const probe = spawn('flock', ['-x', path, 'sh', '-c', 'echo held; read -r line'], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const ended = once(probe, 'close');
+  try {
+    await once(probe.stdout, 'data');
+    return await body(() => probe.stdin.end());
+  } finally {
+    probe.stdin.end();
+    await ended;
+  }
+}
+
+/** Waits until somebody of ours waits for the lock, beside the probe. */
+async function untilAnotherWaits(): Promise<void> {
+  await until('flock to wait', async () => {
+    const below = await descendantsOf(process.pid);
+    return below.filter(({ command }) => command === 'flock').length === 2;
+  });
+}
+
 const pythonSays = async (path: string): Promise<string> =>
   (await run('python3', ['-c', PYTHON_LOCK, path], {})).stdout.trim();
 
@@ -69,6 +92,25 @@ test('the file is created with mode 0600, whatever the umask, in a directory tha
   });
 });
 
+test('a wait that is aborted ends at once, and leaves the lock to its owner and nobody waiting', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    const owner = await acquireLock(path);
+    const stop = new AbortController();
+    const options = { wait: true, signal: stop.signal };
+    const waiting = acquireLock(path, options).catch((reason: unknown) => reason);
+    const waiters = async (): Promise<number> =>
+      (await descendantsOf(process.pid)).filter(({ command }) => command === 'flock').length;
+    await until('flock to wait', async () => (await waiters()) === 1);
+    stop.abort();
+    expect(await waiting).toMatchObject({ code: 'aborted', message: `stopped waiting for the lock ${path}` });
+    expect(await waiters()).toBe(0);
+    await expect(acquireLock(path, options)).rejects.toMatchObject({ code: 'aborted' });
+    await owner[Symbol.asyncDispose]();
+    await using _free = await acquireLock(path, { signal: new AbortController().signal });
+  });
+});
+
 test('who comes second is told at once, with the pid of who has it', async () => {
   await withTempDir(async (directory) => {
     const path = join(directory, 'lock');
@@ -77,6 +119,46 @@ test('who comes second is told at once, with the pid of who has it', async () =>
     expect(isErrorCode(error, 'locked')).toBe(true);
     expect(String(error)).toContain(`${path} is locked by process ${process.pid}`);
     expect(await readFile(path, 'latin1')).toBe(`${process.pid}\n`);
+  });
+});
+
+test('whoever only looks is no owner: another who looks, and one who wants the lock, wait a moment', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    expect(await lockOwner(path)).toBeNull();
+    // Its pid stays in the file; and we have that open ourselves when we look.
+    await (await acquireLock(path))[Symbol.asyncDispose]();
+    for (const ask of [
+      () => lockOwner(path),
+      () => acquireLock(path, { waitMs: 10_000 }).then((lock) => lock[Symbol.asyncDispose]()),
+    ]) {
+      await withProbe(path, async (letGo) => {
+        const answer = ask();
+        await untilAnotherWaits();
+        letGo();
+        expect(await answer).not.toEqual(expect.any(Number));
+      });
+    }
+  });
+});
+
+test('an owner is one, with its pid or without', async () => {
+  await withTempDir(async (directory) => {
+    const path = join(directory, 'lock');
+    await withPythonLock(path, async (owner) => {
+      const pid = owner.pid ?? expect.unreachable();
+      expect(await lockOwner(path)).toBe(pid);
+      expect(await hasOpen(pid, path)).toBe(true);
+      expect(await hasOpen(process.pid, path)).toBe(false);
+      await expect(acquireLock(path, { waitMs: 600_000 })).rejects.toThrow(`${path} is locked by process ${pid}`);
+    });
+    {
+      await using _lock = await acquireLock(path);
+      expect(await lockOwner(path)).toBe(process.pid);
+    }
+    await writeFile(path, '');
+    await withProbe(path, async () => expect(await lockOwner(path)).toBe(0));
+    expect(await hasOpen(0, path)).toBe(false);
   });
 });
 

@@ -1,3 +1,6 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -7,6 +10,7 @@ import { causeOf, prepareToStream } from '../../src/receiver/preflight.ts';
 import type { ReceiverSettings } from '../../src/receiver/receiver-settings.ts';
 import { formatLsn } from '../../src/wal/lsn.ts';
 import { parseWalName, segmentName, segmentNumber, segmentOfLsn, type WalName } from '../../src/wal/wal-name.ts';
+import { CLI } from '../support/cli.ts';
 import { withPostgres, type TestPostgres } from '../support/postgres.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import { until } from '../support/poll.ts';
@@ -308,6 +312,26 @@ test('through the commands: a failover to a standby that was behind, and nothing
     await blocked.stop();
     const reset = await after.cli(['receive-wal', '--reset', 'main']);
     expect(reset).toMatchObject({ status: 0, stdout: expect.stringContaining('Creating status file') });
+    const claims = async (): Promise<string[]> =>
+      (await listed(after.streaming)).filter((name) => name.startsWith('.walwarden'));
+    const claimed = await claims();
+    expect(claimed.length).toBeGreaterThan(0);
+    // What ends a pass before its time must not tell pg_receivewal the old place again.
+    const ended = await after.with({ pre_archive_retry_script: `sh -c 'exit 63'` });
+    expect((await ended.cli(['archive-wal', 'main'])).status).toBe(1);
+    expect(await claims()).toEqual(claimed);
+    const called = join(after.home.home, 'called');
+    const retried = await after.with({ pre_archive_retry_script: `sh -c 'touch ${called}; exit 1'` });
+    const pass = spawn(process.execPath, [CLI, '-c', retried.config, 'archive-wal', 'main'], { stdio: 'ignore' });
+    const over = once(pass, 'close');
+    try {
+      await until('the script to be called', () => existsSync(called));
+      pass.kill('SIGTERM');
+    } finally {
+      await over;
+    }
+    expect(await claims()).toEqual(claimed);
+
     await after.startStreaming();
     const next = await standby.switchWal();
     await until(`${next} to be received`, async () => (await readdir(after.streaming)).includes(next));
@@ -318,5 +342,5 @@ test('through the commands: a failover to a standby that was behind, and nothing
       const archived = await after.cli(['get-wal', 'main', name]);
       expect(archived.bytes.equals(bytes[index] ?? Buffer.alloc(0)), name).toBe(true);
     }
-    expect((await listed(after.streaming)).filter((name) => name.startsWith('.walwarden'))).toEqual([]);
+    expect(await claims()).toEqual([]);
   }));

@@ -89,8 +89,8 @@ describe.concurrent(
       { options: NONE, syscall: 'fsync', error: 'EIO', at: ({ incoming }) => incoming },
       { options: NONE, syscall: 'unlink', error: 'EACCES', at: ({ claim }) => claim },
       { options: NONE, syscall: 'openat', error: 'EMFILE', at: ({ catalogue }) => catalogue },
+      { options: NONE, syscall: 'write', error: 'ENOSPC', at: ({ catalogue }) => catalogue },
       // The catalogue is written anew the first time.
-      { options: NONE, syscall: 'write', error: 'ENOSPC', at: ({ catalogue }) => `${catalogue}.tmp` },
       { options: NONE, syscall: 'fsync', error: 'EIO', at: ({ catalogue }) => `${catalogue}.tmp` },
       { options: NONE, syscall: 'rename', error: 'ENOSPC', at: ({ catalogue }) => `${catalogue}.tmp` },
     ];

@@ -147,6 +147,22 @@ test('pg_receivewal that ignores SIGINT is killed after ten seconds, and the exi
     for (const { pid } of below) await until('its child to be gone', async () => !(await isAlive(pid)));
   }));
 
+test('a stop that reaches pg_receivewal at the same time, as systemd does it, is no failure', () =>
+  withStreamingHome({}, async (_pg, home) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      const receiver = await home.startStreaming();
+      const child = await childOf(receiver);
+      // Both have happened before it can see either.
+      killIfThere(receiver.pid, 'SIGSTOP');
+      killIfThere(child, signal);
+      await until('pg_receivewal to have ended', async () => (await commandLine(child)) === '');
+      killIfThere(receiver.pid, 'SIGTERM');
+      killIfThere(receiver.pid, 'SIGCONT');
+      expect(await receiver.ended).toEqual({ status: 0, signal: null });
+    }
+    expect((await home.log()).filter(({ level }) => level >= 40)).toEqual([]);
+  }));
+
 test('a cause that somebody has to remove is told once, however often it is looked at again', () =>
   withStreamingHome({ server: { create_slot: 'manual' } }, async (pg, home) => {
     const receiver = home.start();

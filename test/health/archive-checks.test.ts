@@ -4,7 +4,8 @@ import {
   checkArchiverErrors,
   checkQueue,
   checkWalAge,
-  isForgotten,
+  describeGaps,
+  isStuck,
   walSize,
   whyItWaits,
   type LastPass,
@@ -15,43 +16,95 @@ import { MINUTE, NOW } from './remote.ts';
 
 const ARRIVED = NOW - 20 * MINUTE;
 const FIRST = '000000010000000000000007';
-const QUEUE: QueueFacts = { directory: '/in', files: 3, waiting: 3, first: { name: FIRST, arrived: ARRIVED } };
-const EMPTY: QueueFacts = { directory: '/in', files: 0, waiting: 0, first: null };
+const QUEUE: QueueFacts = {
+  kind: 'incoming',
+  directory: '/in',
+  files: 3,
+  waiting: 3,
+  first: { name: FIRST, arrived: ARRIVED },
+  unreadable: null,
+};
+const EMPTY: QueueFacts = { ...QUEUE, files: 0, waiting: 0, first: null };
 const pass = (startedAt: number, running = false): LastPass => ({ startedAt, running, pid: 99 });
 
 test('nothing waits in an empty directory', () => {
-  expect(whyItWaits(EMPTY, null, NOW)).toBeNull();
-  expect(isForgotten(EMPTY, null, NOW)).toBe(false);
+  expect(whyItWaits(EMPTY, null, NOW, 'main')).toBeNull();
+  expect(isStuck(EMPTY, null, NOW)).toBe(false);
 });
 
 test('files that nobody comes for are told with the time of the last pass', () => {
-  expect(whyItWaits(QUEUE, pass(NOW - 60 * MINUTE), NOW)).toBe(
+  expect(whyItWaits(QUEUE, pass(NOW - 60 * MINUTE), NOW, 'main')).toBe(
     '3 files in /in wait, since 2026-10-03 11:40:00 UTC (20 min ago), and archive-wal has not run since ' +
       '2026-10-03 11:00:00 UTC (1 h ago): is walwarden cron, or its daemon, at work?',
   );
-  expect(whyItWaits({ ...QUEUE, waiting: 1 }, null, NOW)).toMatch(/^1 file in \/in waits, .*archive-wal has never run/);
+  expect(whyItWaits({ ...QUEUE, waiting: 1 }, null, NOW, 'main')).toMatch(
+    /^1 file in \/in waits, .*archive-wal has never run/,
+  );
 });
 
 test('files that a pass is at work on, or has left there, are told as such', () => {
-  expect(whyItWaits(QUEUE, pass(NOW - 60 * MINUTE, true), NOW)).toMatch(/archive-wal is at work \(process 99, since/);
-  expect(whyItWaits(QUEUE, pass(NOW - MINUTE), NOW)).toMatch(/archive-wal ran at .* did not take them all/);
+  expect(whyItWaits(QUEUE, pass(NOW - 60 * MINUTE, true), NOW, 'main')).toMatch(
+    /archive-wal is at work \(process 99, since/,
+  );
+  expect(whyItWaits(QUEUE, pass(NOW - MINUTE), NOW, 'main')).toMatch(
+    /archive-wal ran at .* and left the first, 0{7}10{15}7: walwarden archive-wal main tells why$/,
+  );
 });
 
 test('files that have just come are for the next pass', () => {
   const fresh: QueueFacts = { ...QUEUE, first: { name: FIRST, arrived: NOW - 5_000 } };
-  expect(whyItWaits(fresh, null, NOW)).toMatch(/, for the next archive-wal$/);
-  expect(whyItWaits(fresh, pass(NOW - MINUTE), NOW)).toMatch(
+  expect(whyItWaits(fresh, null, NOW, 'main')).toMatch(/, for the next archive-wal$/);
+  expect(whyItWaits(fresh, pass(NOW - MINUTE), NOW, 'main')).toMatch(
     /for the next archive-wal \(the last one ran at .*1 min ago/,
   );
 });
 
 test('a file is forgotten after an hour without a pass', () => {
   const old: QueueFacts = { ...QUEUE, first: { name: FIRST, arrived: NOW - 61 * MINUTE } };
-  expect(isForgotten(old, null, NOW)).toBe(true);
-  expect(isForgotten(old, pass(NOW - 90 * MINUTE), NOW)).toBe(true);
-  expect(isForgotten(old, pass(NOW - 90 * MINUTE, true), NOW)).toBe(false);
-  expect(isForgotten(old, pass(NOW - 5 * MINUTE), NOW)).toBe(false);
-  expect(isForgotten(QUEUE, null, NOW)).toBe(false);
+  expect(isStuck(old, null, NOW)).toBe(true);
+  expect(isStuck(old, pass(NOW - 90 * MINUTE), NOW)).toBe(true);
+  expect(isStuck(old, pass(NOW - 90 * MINUTE, true), NOW)).toBe(false);
+  expect(isStuck(QUEUE, null, NOW)).toBe(false);
+});
+
+test('a file that a pass has left is told after five minutes', () => {
+  expect(isStuck(QUEUE, pass(NOW - MINUTE), NOW)).toBe(true);
+  expect(isStuck(QUEUE, pass(NOW - MINUTE, true), NOW)).toBe(false);
+  const arrived = NOW - 4 * MINUTE;
+  expect(isStuck({ ...QUEUE, first: { name: FIRST, arrived } }, pass(NOW - MINUTE), NOW)).toBe(false);
+  const partial = { ...QUEUE, kind: 'streaming', first: { name: `${FIRST}.partial`, arrived: ARRIVED } } as const;
+  expect(isStuck(partial, pass(NOW - MINUTE), NOW)).toBe(false);
+});
+
+test('files that can not be read are told at once, with whose they are and what to change', () => {
+  const first = { name: FIRST, arrived: ARRIVED, mode: '0600', owner: 'postgres' };
+  const unreadable = { files: 2, more: false, first, errno: 'EACCES', user: 'barman' };
+  const queue: QueueFacts = { ...QUEUE, unreadable };
+  expect(isStuck(queue, null, NOW)).toBe(true);
+  expect(whyItWaits(queue, null, NOW, 'main')).toBe(
+    "2 files in /in can't be read by barman: EACCES (first 000000010000000000000007, of postgres, mode 0600, since " +
+      '2026-10-03 11:40:00 UTC (20 min ago)): chmod or chown them, and let archive_command leave them readable for ' +
+      'barman, or deliver by walwarden put-wal',
+  );
+  const streamed: QueueFacts = { ...queue, kind: 'streaming', unreadable: { ...unreadable, more: true } };
+  expect(whyItWaits(streamed, null, NOW, 'main')).toMatch(
+    /^at least 2 files .*: chown them to barman, and run receive-wal/,
+  );
+});
+
+test('gaps are told with how many segments are missing, and where', () => {
+  const range = (first: string, last: string, segments: number) => ({
+    first: walName(`0000000100000000000000${first}`),
+    last: walName(`0000000100000000000000${last}`),
+    segments,
+  });
+  expect(describeGaps([], 'main')).toBeNull();
+  expect(describeGaps([range('03', '03', 1)], 'main')).toMatch(
+    /^1 segment missing, 0{7}10{14}03: walwarden list-wals --gaps main/,
+  );
+  expect(describeGaps([range('03', '03', 1), range('06', '08', 3)], 'main')).toMatch(
+    /^4 segments missing, between 0{7}10{14}03 and 0{7}10{14}08: /,
+  );
 });
 
 test('files that wait for an archiver that is off fail under Barman’s names', () => {

@@ -142,6 +142,15 @@ test('a missing slot fails, with the command that makes it', () => {
   );
 });
 
+test('a missing slot that receive-wal makes by itself, or on the wrong server, gets no advice to create it', () => {
+  expect(slotLine(null, { createSlot: 'auto', notReceiving: 'no receive-wal runs' })).toBe(
+    'replication slot: FAILED (slot "walwarden" does not exist on the server: as create_slot = auto, the next start of receive-wal makes it; no receive-wal runs)',
+  );
+  expect(slotLine(null, { isOtherCluster: true, createSlot: 'auto' })).toBe(
+    'replication slot: FAILED (slot "walwarden" does not exist on the server, which seems to be the wrong one: see systemid coherence)',
+  );
+});
+
 test('a slot that was never used fails, and says why nothing is received', () => {
   const slot = replicationSlot({ restartLsn: null, active: false });
   expect(slotLine(slot, { notReceiving: 'no receive-wal runs' })).toBe(

@@ -114,6 +114,15 @@ describe('passwords', () => {
       expect(await passwords('host=a hostaddr=10.0.0.1')).toEqual(['of-a']);
     }));
 
+  test('of replication are those of the database "replication", whatever dbname says', () =>
+    withTempDir(async (HOME) => {
+      await writeFile(join(HOME, '.pgpass'), 'a:*:replication:*:streaming\na:*:db:*:sql\n', { mode: 0o600 });
+      const password = async (replication: boolean) =>
+        (await planConnection('host=a user=me dbname=db', { HOME }, { replication })).hosts[0]?.password;
+      expect(await password(true)).toBe('streaming');
+      expect(await password(false)).toBe('sql');
+    }));
+
   test('of the default socket are those of localhost', () =>
     withTempDir(async (HOME) => {
       await writeFile(join(HOME, '.pgpass'), 'localhost:*:*:*:local\n', { mode: 0o600 });

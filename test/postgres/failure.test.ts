@@ -36,6 +36,7 @@ const MESSAGES: readonly [failure: PostgresFailure, messages: readonly string[]]
   [
     'starting-up',
     [
+      'replication stream was terminated before stop point',
       `${at} FATAL:  the database system is starting up`,
       `${at} FATAL:  the database system is shutting down`,
       `${at} FATAL:  the database system is in recovery mode`,
@@ -230,12 +231,42 @@ describe('hintFor', () => {
     ['no-privilege', 'REPLICATION, for the user of streaming_conninfo of [main]'],
     ['too-many-walsenders', 'max_wal_senders'],
     ['slot-missing', 'walwarden receive-wal --create-slot main'],
-    ['slot-active', 'slot "ours"'],
+    ['slot-active', 'slot "ours", or set slot_name of [main]'],
     ['wal-level', 'wal_level = replica'],
     ['server-newer', 'path_prefix'],
     ['misconfigured', 'correct streaming_conninfo of [main]'],
   ] as const)('names what to change for %s', (failure, words) => {
     expect(hintFor(failure, { option: 'streaming_conninfo', server: 'main', slotName: 'ours' })).toContain(words);
+  });
+
+  const socket = '/run/postgresql/.s.PGSQL.5432';
+  test.each([
+    ['unreachable', `connection to ${socket} failed: there is no such socket`, 'unix_socket_directories'],
+    [
+      'unreachable',
+      `connection to server on socket "${socket}" failed: No such file or directory`,
+      'socket_directories',
+    ],
+    ['unreachable', `connection to ${socket} failed: no permission to use this socket`, 'unix_socket_permissions'],
+    ['unreachable', 'host "pg": there is no such host', 'getent hosts'],
+    ['unreachable', 'could not translate host name "pg" to address: Name or service not known', 'getent hosts'],
+    ['unreachable', 'the server is no standby, and target_session_attrs is standby', 'change target_session_attrs'],
+    ['unreachable', `${at} session is read-only`, 'change target_session_attrs'],
+    ['starting-up', 'replication stream was terminated before stop point', 'it was shut down'],
+    ['starting-up', 'FATAL:  terminating connection due to administrator command', 'pg_terminate_backend'],
+    ['tls', `${at} root certificate file "system" does not exist`, 'needs pg_receivewal 16 or later'],
+  ] as const)('says for %s in %j what fits', (failure, message, words) => {
+    const hint = hintFor(failure, { option: 'conninfo', server: 'main', message });
+    expect(hint).toContain(words);
+    expect(hint).not.toMatch(/listen_addresses|firewall/);
+  });
+
+  test.each([
+    `${at} Connection refused`,
+    'connection to pg (10.0.0.1):5432 failed: connection refused, nobody listens there',
+    `connection to ${socket} failed: there is no such socket; connection to pg:5432 failed: connection timed out`,
+  ])('speaks of the network for %j', (message) => {
+    expect(hintFor('unreachable', { option: 'conninfo', message })).toContain('listen_addresses');
   });
 
   test('asks for the other rights where it is not about replication', () => {

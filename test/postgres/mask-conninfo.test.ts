@@ -26,6 +26,10 @@ describe('maskConninfo', () => {
     ['postgresql://pg/db?user=me&password=secret&x=1', 'postgresql://pg/db?user=me&password=********&x=1'],
     ['postgresql://pg/db?pass%77ord=secret', 'postgresql://pg/db?pass%77ord=********'],
     ['postgresql://me@pg/db', 'postgresql://me@pg/db'],
+    ['postgresql://me:cut%off', 'postgresql://me:********'],
+    ['postgresql://pg:5432/db', 'postgresql://pg:5432/db'],
+    ['postgresql://a:5432,b:5433/db', 'postgresql://a:5432,b:5433/db'],
+    ['postgresql://[::1]:5432/db', 'postgresql://[::1]:5432/db'],
   ])('of %j', (text, masked) => {
     expect(maskConninfo(text)).toBe(masked);
   });

@@ -10,9 +10,13 @@ test.each([
   ['1 GiB of a large one', null, 1000 * GIB, GIB],
   ['what receive_wal_min_free says', 200 * MIB, 10 * GIB, 200 * MIB],
   ['never with receive_wal_min_free = 0', 0, 10 * GIB, 0],
+  ['two segments, where those are more', null, 10 * GIB, 2 * GIB, GIB],
+  ['two segments of 64 MiB on a tiny disk', null, GIB, 128 * MIB, 64 * MIB],
+  ['a half of the disk, where two segments are more', null, 3 * GIB, 1.5 * GIB, GIB],
+  ['what receive_wal_min_free says, whatever a segment has', 200 * MIB, 10 * GIB, 200 * MIB, GIB],
   ['never where the file system does not tell its size', null, 0, 0],
-])('receiving pauses below %s', (_case, minFree, total, pauseBelow) => {
-  expect(spaceLimits(minFree, total, 16 * MIB).pauseBelow).toBe(pauseBelow);
+])('receiving pauses below %s', (_case, minFree, total, pauseBelow, segmentSize = 16 * MIB) => {
+  expect(spaceLimits(minFree, total, segmentSize).pauseBelow).toBe(pauseBelow);
 });
 
 test('it goes on two segments above the limit, but never a tenth of the limit above it', () => {

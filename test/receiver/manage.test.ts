@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { isThere } from '../../src/durable/durable-file.ts';
 import { acquireLock, lockOwner } from '../../src/durable/lock-file.ts';
 import { createSlot, dropSlot, stopReceiver } from '../../src/receiver/manage.ts';
 import { until } from '../support/poll.ts';
@@ -104,6 +105,24 @@ describe('a slot', () => {
           failure: 'slot-missing',
           message: "Replication slot 'walwarden' does not exist",
         });
+      }),
+    ));
+
+  test('of another cluster is neither made nor dropped', () =>
+    withPostgres({}, (pg) =>
+      withReceiver(pg, {}, async ({ settings }) => {
+        await createSlot(settings, { ifNotExists: false });
+        // A slot alone doesn't say whose archive this is.
+        expect(await isThere(settings.identity.path)).toBe(false);
+        await settings.identity.replace({ systemid: '42', version: '15' });
+        const other = {
+          failure: 'other-cluster',
+          message: expect.stringContaining('streaming_conninfo of main leads to another cluster'),
+          hint: expect.stringContaining('--accept-identity main'),
+        };
+        await expect(dropSlot(settings)).rejects.toMatchObject(other);
+        await expect(createSlot(settings, { ifNotExists: true })).rejects.toMatchObject(other);
+        expect(await pg.value('select slot_name from pg_replication_slots')).toBe('walwarden');
       }),
     ));
 

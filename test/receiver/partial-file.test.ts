@@ -12,7 +12,7 @@ const MIB = 1024 * 1024;
 const NAME = '000000010000000000000003.partial';
 
 /** Repairs what lies in streaming; tells what was logged. */
-async function repair(home: TestHome): Promise<string[]> {
+async function repair(home: TestHome, meanwhile: () => Promise<void> = async () => {}): Promise<string[]> {
   const logged: string[] = [];
   const settings = {
     server: 'main',
@@ -20,7 +20,9 @@ async function repair(home: TestHome): Promise<string[]> {
     errors: new ErrorsDirectory(home.errors, join(home.home, '.errors')),
     logger: pino({ base: null }, { write: (line) => logged.push(JSON.parse(line).msg) }),
   };
-  await repairPartials(settings, await listStreamingFiles(home.streaming, MIB), MIB);
+  const files = await listStreamingFiles(home.streaming, MIB);
+  await meanwhile();
+  await repairPartials(settings, files, MIB);
   return logged;
 }
 
@@ -64,3 +66,17 @@ test('an empty one, a whole one, complete segments and compressed ones are left 
     for (const [name, size] of Object.entries(sizes)) expect((await stat(join(home.streaming, name))).size).toBe(size);
     expect(await readdir(home.errors)).toEqual([]);
   }));
+
+test.each([
+  ['short', 123_457, MIB],
+  ['long', MIB + 1, 2 * MIB],
+])('a %s one that somebody else has written to since it was listed is left alone', (_case, listed, now) =>
+  withHome(async (home) => {
+    const path = join(home.streaming, NAME);
+    await writeFile(path, Buffer.alloc(listed, 1));
+    const written = Buffer.alloc(now, 2);
+    expect(await repair(home, () => writeFile(path, written))).toEqual([]);
+    expect((await readFile(path)).equals(written)).toBe(true);
+    expect(await readdir(home.errors)).toEqual([]);
+  }),
+);

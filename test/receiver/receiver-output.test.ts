@@ -84,8 +84,10 @@ describe('the end of pg_receivewal', () => {
       hint: expect.stringContaining('receive-wal --reset main'),
     });
     expect(causeOf(failed, 'replication stream was terminated before stop point', 'disconnected')).toMatchObject({
-      failure: 'other',
-      message: 'pg_receivewal ended with exit status 1: replication stream was terminated before stop point',
+      failure: 'starting-up',
+      message:
+        'pg_receivewal ended with exit status 1: the server shut down (replication stream was terminated before stop point)',
+      hint: expect.stringContaining('wait until it runs again'),
     });
     expect(causeOf(failed, 'disconnected').message).toBe('pg_receivewal ended with exit status 1: disconnected');
     expect(causeOf({ how: 'exited', status: 127 }).message).toBe(

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { ReceiverState } from '../../src/receiver/receiver-report.ts';
-import { nextState, retryDelayMs, type ReceiverEvent } from '../../src/receiver/receiver-states.ts';
+import { failuresAfter, nextState, retryDelayMs, type ReceiverEvent } from '../../src/receiver/receiver-states.ts';
 
 const STATES: readonly ReceiverState[] = [
   'preparing',
@@ -68,4 +68,10 @@ test('the wait after a failure doubles from 1 s to 60 s, less up to a half', () 
   expect(retryDelayMs(4, 1)).toBe(8_000);
   expect(retryDelayMs(0, 1)).toBe(1_000);
   expect(retryDelayMs(9, 0.5)).toBe(45_000);
+});
+
+test('after a minute of streaming the next failure is the first in a row again, and waits a second', () => {
+  expect(failuresAfter(6, 59_000)).toBe(6);
+  expect(failuresAfter(6, 60_000)).toBe(0);
+  expect(retryDelayMs(failuresAfter(6, 96_000), 0)).toBe(1_000);
 });

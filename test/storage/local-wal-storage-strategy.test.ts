@@ -206,9 +206,10 @@ describe('claims of an interrupted pass', () => {
       expect(existsSync(path)).toBe(false);
       expect(await isSame(claimOf(incoming), older)).toBe(true);
       expect(await saveAll(strategy, [await waiting(claimOf(incoming), name)])).toMatchObject([
-        { outcome: 'conflict', wal: { path } },
+        { outcome: 'conflict', wal: { path: claimOf(incoming) } },
       ]);
-      expect(await isSame(path, older)).toBe(true);
+      expect(existsSync(path)).toBe(false);
+      expect(await isSame(claimOf(incoming), older)).toBe(true);
       expect(await isSame(strategy.getFullPath(name), bytes)).toBe(true);
     }));
 

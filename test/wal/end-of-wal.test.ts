@@ -108,6 +108,21 @@ describe('two copies hold the same WAL', () => {
     expect(holdSameWal(wal.padded, other)).toBe(false);
   });
 
+  test('not when one has a hole: zeros where a record begins, and its own pages behind them', () => {
+    const boundary = Math.ceil(wal.end / 8192) * 8192;
+    // From a record on to the next page, or to a later one; only the last page of all may be left.
+    for (const to of [boundary, boundary + 8192, wal.whole.length - 8192]) {
+      const hole = spliced(spliced(wal.whole, wal.end, zeros), to, wal.whole);
+      const ended = findEndOfWal(hole);
+      expect(ended).toEqual({ end: wal.end, certain: false });
+      expect(holdSameWal(wal.padded, hole)).toBe(false);
+      expect(holdSameWal(hole, wal.recycled)).toBe(false);
+    }
+    // At a page's beginning: no page there, and one behind it.
+    const atPage = spliced(spliced(wal.whole, boundary, zeros), boundary + 8192, wal.whole);
+    expect(findEndOfWal(atPage)?.certain).toBe(false);
+  });
+
   test('not when nobody can tell', () => {
     expect(holdSameWal(zeros, zeros)).toBe(false);
     expect(holdSameWal(wal.padded, wal.padded.subarray(0, -8192))).toBe(false);

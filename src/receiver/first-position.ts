@@ -1,0 +1,96 @@
+import { hintFor, PostgresError } from '../postgres/failure.ts';
+import { formatLsn } from '../wal/lsn.ts';
+import { parseWalName, segmentOfLsn, segmentStart, type WalName } from '../wal/wal-name.ts';
+import type { ReceiverSettings } from './receiver-settings.ts';
+import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
+import { warnOfGap, type ReceiverSlot } from './slot.ts';
+import { createPosition } from './streaming-directory.ts';
+import { connectForStatus, statusOption, type StreamingServer } from './streaming-server.ts';
+
+/**
+ * Decides where receiving begins in an empty directory, which tells nothing:
+ * pg_receivewal before 15 would begin at the server's current position, and any
+ * without a slot, behind a gap that nobody is told of.
+ */
+export async function beginReceiving(
+  settings: ReceiverSettings,
+  slot: ReceiverSlot | null,
+  server: StreamingServer,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { server: name, logger, streamingDirectory } = settings;
+  if (slot !== null && slot.unknown !== null && !slot.created) throw unknownPosition(settings, slot.name, slot.unknown);
+  const archived = await behindArchive(settings, server);
+  if (slot !== null && slot.restartLsn !== null) {
+    if (slot.created && archived !== null) warnOfGap(settings, slot, archived.lsn, server.segmentSize);
+    const at = { timeline: timelineAt(slot.restartLsn, server), lsn: slot.restartLsn };
+    const entry = await createPosition(streamingDirectory, at, server.segmentSize);
+    logger.info(
+      { server: name, slot: slot.name, file: entry },
+      `receiving begins where replication slot "${slot.name}" is, at ${formatLsn(slot.restartLsn)}`,
+    );
+    return;
+  }
+  const begins = server.lsn - (server.lsn % BigInt(server.segmentSize));
+  if (archived === null || archived.lsn >= begins) return;
+  const next = segmentOfLsn(archived.timeline, archived.lsn, server.segmentSize);
+  if (judgePosition(archived, server).reachable && (await hasSegment(settings, next, signal))) {
+    const entry = await createPosition(streamingDirectory, archived, server.segmentSize);
+    logger.info(
+      { server: name, file: entry },
+      `receiving begins where the archive ends, at ${formatLsn(archived.lsn)}`,
+    );
+    return;
+  }
+  logger.error(
+    { server: name, archived: formatLsn(archived.lsn), begins: formatLsn(begins) },
+    `the archive of ${name} ends at ${formatLsn(archived.lsn)}, and receiving begins at ${formatLsn(begins)}: ` +
+      `unless archive_command delivers what lies between, it is missing in the archive, and a new base backup is needed`,
+  );
+}
+
+/** Where the WAL begins that comes next after the newest archived segment; null when none is archived, or nobody tells. */
+async function behindArchive(settings: ReceiverSettings, server: StreamingServer): Promise<TimelinePosition | null> {
+  const newest = await settings.newestArchived?.();
+  const parsed = newest === undefined || newest === null ? undefined : parseWalName(newest);
+  if (parsed === undefined || parsed.kind !== 'segment') return null;
+  return { timeline: parsed.timeline, lsn: segmentStart(parsed, server.segmentSize) + BigInt(server.segmentSize) };
+}
+
+/** Whether the server still has a segment; false also where it can't be asked, or we may not (pg_monitor may). */
+async function hasSegment(
+  settings: ReceiverSettings,
+  segment: WalName,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  const { walConninfo } = settings.postgres;
+  if (walConninfo === null) return false;
+  try {
+    await using connection = await connectForStatus(settings, walConninfo, signal);
+    const rows = await connection.query('select 1 from pg_catalog.pg_ls_waldir() where name = $1', [segment]);
+    return rows.length > 0;
+  } catch (error) {
+    if (error instanceof PostgresError) return false;
+    throw error;
+  }
+}
+
+/** To begin where the server is now would leave out what the slot keeps, and have it removed. */
+function unknownPosition(
+  settings: ReceiverSettings,
+  slot: string,
+  why: PostgresError | 'nobody to ask',
+): PostgresError {
+  const { server, postgres } = settings;
+  const message = `can't find out where replication slot "${slot}" of ${server} is, and nothing was received yet that would tell where to begin`;
+  if (why === 'nobody to ask') {
+    return new PostgresError('misconfigured', message, {
+      hint: `set conninfo of [${server}] to the server that the slot is on: before PostgreSQL 15 only a query tells it`,
+    });
+  }
+  const option = statusOption(postgres);
+  return new PostgresError(why.failure, `${message}: ${why.message}`, {
+    cause: why,
+    hint: why.hint ?? hintFor(why.failure, { option, server, slotName: slot }),
+  });
+}
