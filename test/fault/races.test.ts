@@ -116,7 +116,10 @@ describe(`at the same time on one home (WALWARDEN_TEST_SEED=${SEED})`, () => {
           const { status } = await putWal(fault, wal.name, wal.bytes);
           expect(status).toBe(0);
           fault.produced.set(wal.name, () => wal.bytes);
-          expect(await fault.violations('crashed')).toEqual([]);
+          // A file may move from the place that is looked at last to the one that was looked at first: what is lost stays lost.
+          let broken = await fault.violations('crashed');
+          for (let look = 0; look < 5 && broken.length > 0; look += 1) broken = await fault.violations('crashed');
+          expect(broken).toEqual([]);
         }
       }
       await passes;
