@@ -6,6 +6,7 @@ import { readReceiverReport, type ReceiverReport, type ReceiverState } from '../
 import { isWalName, walKind } from '../../src/wal/wal-name.ts';
 import { CLI, ensureBuilt, runCli, writeConfig } from '../support/cli.ts';
 import { until } from '../support/poll.ts';
+import { pgReceivewalOf } from '../support/postgres-programs.ts';
 import { withPostgres, type PostgresOptions, type TestPostgres } from '../support/postgres.ts';
 import { descendantsOf, killIfThere, type LiveProcess } from '../support/processes.ts';
 import type { RunResult } from '../support/run.ts';
@@ -199,6 +200,7 @@ export function withStreamingHome<T>(
   const { server = {}, settings = {}, ...rest } = options;
   return withPostgres({ ...rest, settings: { wal_keep_size: '1GB', ...settings } }, (pg) =>
     withHome(async (layout) => {
+      pgReceivewalOf(pg.programs);
       await ensureBuilt();
       const home = await StreamingHome.create(layout, {
         archiver: 'off',

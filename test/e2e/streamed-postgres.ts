@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect } from 'vitest';
 import { isWalName, walKind, type WalName } from '../../src/wal/wal-name.ts';
 import { until } from '../support/poll.ts';
+import { pgReceivewalOf } from '../support/postgres-programs.ts';
 import { withPostgres, type PostgresOptions, type TestPostgres } from '../support/postgres.ts';
 import { killIfThere } from '../support/processes.ts';
 import { makeArchive, type Archive, type Pass } from './postgres-archive.ts';
@@ -49,7 +50,7 @@ export class Receivewal {
     const args = ['--no-loop', '--no-password', '--verbose', '--status-interval', '1'];
     args.push('--directory', this.directory, '--dbname', from.conninfo);
     if (slot !== undefined) args.push('--slot', slot);
-    const child = spawn(join(this.#pg.programs.bin, 'pg_receivewal'), args, {
+    const child = spawn(pgReceivewalOf(this.#pg.programs), args, {
       ...this.#pg.owner,
       cwd: this.#pg.directory,
       env: { ...process.env, LC_ALL: 'C' },

@@ -34,6 +34,15 @@ export function findPostgres(): PostgresPrograms {
   return { bin, major, complete: existsSync(join(bin, 'psql')) && existsSync(join(bin, 'pg_basebackup')) };
 }
 
+/** The path of the server's own pg_receivewal. Throws, loudly, where there is none: streaming can't be tested then. */
+export function pgReceivewalOf({ bin }: Pick<PostgresPrograms, 'bin'>): string {
+  const path = join(bin, 'pg_receivewal');
+  if (existsSync(path)) return path;
+  throw new Error(
+    `STREAMING IS NOT TESTED: no pg_receivewal in ${bin}; install Debian packages postgresql and postgresql-client`,
+  );
+}
+
 function debianBins(): string[] {
   const root = '/usr/lib/postgresql';
   if (!existsSync(root)) return [];
