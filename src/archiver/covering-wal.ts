@@ -3,6 +3,7 @@ import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { parseTimelineHistory } from '../wal/timeline-history.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
+import { endOfContent } from '../wal/padding.ts';
 import { parseWalName, segmentNumber, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
 
 export interface CoveringParts {
@@ -13,9 +14,7 @@ export interface CoveringParts {
 
 /** The bytes of a partial segment without the zeros that it was padded with; empty when it holds nothing else. */
 export function withoutPadding(plain: Buffer): Buffer {
-  let end = plain.length;
-  while (end > 0 && plain[end - 1] === 0) end -= 1;
-  return plain.subarray(0, end);
+  return plain.subarray(0, endOfContent(plain));
 }
 
 /**

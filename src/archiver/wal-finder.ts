@@ -5,6 +5,7 @@ import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { decompressStored, decrypt, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import { endOfContent } from '../wal/padding.ts';
 import { judgeContent } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName, segmentsPerLog, walKind, walName, type WalName } from '../wal/wal-name.ts';
 
@@ -111,21 +112,6 @@ async function readGrowing(path: string): Promise<Look> {
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
-  }
-}
-
-const ZEROS = Buffer.alloc(65_536);
-
-/** Where the zeros begin that fill the rest. */
-function endOfContent(bytes: Buffer): number {
-  let end = bytes.length;
-  for (;;) {
-    const start = Math.max(0, end - ZEROS.length);
-    const last = bytes.subarray(start, end);
-    if (end === 0 || !last.equals(ZEROS.subarray(0, last.length))) {
-      return start + last.findLastIndex((byte) => byte !== 0) + 1;
-    }
-    end = start;
   }
 }
 

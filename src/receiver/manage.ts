@@ -1,7 +1,6 @@
-import { readdir, readlink, realpath } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { readIdentity } from '../archiver/identity.ts';
-import { acquireLock, lockOwner } from '../durable/lock-file.ts';
+import { acquireLock, hasOpen, lockOwner } from '../durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { PostgresError } from '../postgres/failure.ts';
@@ -132,31 +131,12 @@ export async function stopReceiver(settings: Pick<ReceiverSettings, 'server' | '
   );
 }
 
-/**
- * Whether that process has the lock file open. A pid may be somebody else's: its
- * owner has not written its own into the lock yet, or counts in another pid
- * namespace.
- */
+/** A pid may be somebody else's: its owner has not written its own into the lock yet, or counts in another pid namespace. */
 async function holds(pid: number, lockPath: string): Promise<boolean> {
-  const wanted = await realpath(lockPath);
-  const descriptors = `/proc/${pid}/fd`;
   try {
-    for (const entry of await readdir(descriptors)) {
-      if ((await linkTarget(`${descriptors}/${entry}`)) === wanted) return true;
-    }
-    return false;
+    return await hasOpen(pid, lockPath);
   } catch (cause) {
-    if (errnoOf(cause) === 'ENOENT') return false;
     throw cantSignal(pid, cause);
-  }
-}
-
-async function linkTarget(path: string): Promise<string | null> {
-  try {
-    return await readlink(path);
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return null;
-    throw error;
   }
 }
 

@@ -4,24 +4,12 @@ import { describe, expect, test } from 'vitest';
 import { WalwardenError } from '../../src/errors.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
 import { claimPath } from '../../src/storage/claim.ts';
-import { plainBytes } from '../../src/storage/stored-content.ts';
-import type { WalStorageStrategy } from '../../src/storage/wal-storage-strategy.ts';
-import type { WalName } from '../../src/wal/wal-name.ts';
-import { arrive, namesOf, saveAll, waiting } from '../storage/with-storage.ts';
+import { arrive, namesOf, plainOf, saveAll, waiting } from '../storage/with-storage.ts';
 import { makeWal } from '../support/make-wal.ts';
-import type { StorageFacts, StorageUnderTest, WithStorageUnderTest } from './wal-storage-strategy.ts';
+import type { StorageFacts, WithStorageUnderTest } from './wal-storage-strategy.ts';
 
 /** What every storage strategy leaves to a writer that still needs its file. */
 export function describeSourceHandling(facts: StorageFacts, withStorage: WithStorageUnderTest): void {
-  const plainOf = async (
-    { keys }: StorageUnderTest,
-    strategy: WalStorageStrategy,
-    name: WalName,
-  ): Promise<Buffer | null> => {
-    const stored = await strategy.read(name);
-    return stored === null ? null : plainBytes(stored.bytes, keys);
-  };
-
   describe(`WalStorageStrategy, ${facts.label}: sources that are not ours alone`, () => {
     test('a file to be kept stays as it is, under its own name all the time; the others of its batch go', () =>
       withStorage(async (storage) => {

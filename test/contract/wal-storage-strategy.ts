@@ -7,7 +7,7 @@ import { createCompressor } from '../../src/compression/codecs.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { WalwardenError } from '../../src/errors.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
-import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
+import type { ReadingKeys } from '../../src/storage/stored-content.ts';
 import { sha256 } from '../../src/storage/staging.ts';
 import type {
   AcceptSystem,
@@ -16,10 +16,10 @@ import type {
   WalStorageStrategy,
 } from '../../src/storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../../src/wal/wal-file-info.ts';
-import { historyName, walDirectory, type WalName } from '../../src/wal/wal-name.ts';
+import { historyName, walDirectory } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
 import { makeWal } from '../support/make-wal.ts';
-import { arrive, linesOf, namesOf, queueOf, saveAll, waiting } from '../storage/with-storage.ts';
+import { arrive, linesOf, namesOf, plainOf, queueOf, saveAll, waiting } from '../storage/with-storage.ts';
 import { describeSourceHandling } from './source-handling.ts';
 
 export interface OpenOptions {
@@ -52,15 +52,6 @@ const SYSTEM = 'it is WAL of another cluster';
 
 /** What every storage strategy does, whatever it stores in. */
 export function describeWalStorageStrategy(facts: StorageFacts, withStorage: WithStorageUnderTest): void {
-  const plainOf = async (
-    { keys }: StorageUnderTest,
-    strategy: WalStorageStrategy,
-    name: WalName,
-  ): Promise<Buffer | null> => {
-    const stored = await strategy.read(name);
-    return stored === null ? null : plainBytes(stored.bytes, keys);
-  };
-
   describe(`WalStorageStrategy, ${facts.label}: save`, () => {
     test('stores a file, and its line is there and its source gone when the result comes', () =>
       withStorage(async (storage) => {

@@ -119,7 +119,8 @@ describe('cron', () => {
       await everyMinute(cron, 1);
       await streams(pg);
       const pid = await receiver(cron);
-      process.kill(pid ?? 0, 'SIGKILL');
+      if (pid === null) throw new Error('no receive-wal to kill');
+      process.kill(pid, 'SIGKILL');
       await until('its lock to be free', async () => (await receiver(cron)) === null);
       await everyMinute(cron, 1);
       await until('another one', async () => ![null, pid].includes(await receiver(cron)));

@@ -103,7 +103,8 @@ test('under load, with ten kills of everything that takes part, not one byte is 
         }
       })();
       const victims = [
-        async (): Promise<void> => killIfThere((await receiver.child()) ?? 0, 'SIGKILL'),
+        async (): Promise<void> =>
+          killIfThere(await until('a pg_receivewal to kill', () => receiver.child(), 60_000), 'SIGKILL'),
         async (): Promise<void> => {
           killIfThere(receiver.pid, 'SIGKILL');
           await receiver.ended;

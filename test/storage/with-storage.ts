@@ -6,7 +6,7 @@ import { recogniseCompression } from '../../src/compression/codecs.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
 import { identityOf } from '../../src/storage/staging.ts';
 import { LocalWalStorageStrategy, type LocalStorageSettings } from '../../src/storage/local-wal-storage-strategy.ts';
-import type { ReadingKeys } from '../../src/storage/stored-content.ts';
+import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
 import type {
   AcceptSystem,
   SaveOptions,
@@ -133,4 +133,14 @@ export async function linesOf(catalogue: Xlogdb): Promise<string[]> {
 
 export async function namesOf(catalogue: Xlogdb): Promise<string[]> {
   return (await linesOf(catalogue)).map((line) => line.split('\t')[0] ?? '');
+}
+
+/** The plain bytes of a stored file; null when there is none. */
+export async function plainOf(
+  { keys }: { readonly keys: ReadingKeys },
+  strategy: WalStorageStrategy,
+  name: WalName,
+): Promise<Buffer | null> {
+  const stored = await strategy.read(name);
+  return stored === null ? null : plainBytes(stored.bytes, keys);
 }
