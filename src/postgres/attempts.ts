@@ -1,7 +1,6 @@
 import { messageOf } from '../errors.ts';
-import { interrupted } from './connection.ts';
 import { planConnection, type ConnectionPlan, type HostPlan, type TargetSession } from './connection-plan.ts';
-import { PostgresError } from './failure.ts';
+import { interrupted, PostgresError } from './failure.ts';
 import { explainSessionError, Session } from './session.ts';
 import { loadTls } from './tls-files.ts';
 import type { SslMode } from './tls-settings.ts';

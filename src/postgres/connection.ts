@@ -1,4 +1,4 @@
-import { WalwardenError } from '../errors.ts';
+import { interrupted } from './failure.ts';
 
 /** A row; all values as PostgreSQL's text form. */
 export type Row = Readonly<Record<string, string | null>>;
@@ -66,9 +66,4 @@ export async function connect(conninfo: string, options: ConnectOptions = {}): P
 function versionNumber(text: string): number {
   const [, major = '0', minor = '0'] = /^(\d+)(?:\.(\d+))?/.exec(text) ?? [];
   return Number(major) * 10_000 + Number(minor);
-}
-
-/** What a caller's signal turns into. */
-export function interrupted(): WalwardenError {
-  return new WalwardenError('aborted', 'interrupted while connecting to PostgreSQL');
 }

@@ -41,6 +41,11 @@ export class PostgresError extends WalwardenError {
   }
 }
 
+/** What a caller's signal turns into while we connect. */
+export function interrupted(): WalwardenError {
+  return new WalwardenError('aborted', 'interrupted while connecting to PostgreSQL');
+}
+
 /** What a hint needs to name. */
 export interface FailureContext {
   /** The option whose connection failed: `conninfo`, `wal_streaming_conninfo`, … */
