@@ -1,6 +1,5 @@
 import { Command, CommanderError, Option } from 'commander';
 import { setMaxListeners } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { logLevel, positiveInteger, wholeNumber } from './command-line/arguments.ts';
 import { addErrors } from './command-line/errors.ts';
 import type { Execute, Execution } from './command-line/execution.ts';
@@ -13,6 +12,7 @@ import { formatPlace } from './config/config.ts';
 import { loadConfig } from './config/load.ts';
 import { errnoOf, messageOf, WalwardenError, type ErrorCode } from './errors.ts';
 import { createLogger, type Logger } from './logging.ts';
+import { ownVersion } from './version.ts';
 
 interface GlobalOptions {
   readonly config?: string;
@@ -166,10 +166,9 @@ function errorLine({ code, message, hint }: WalwardenError): string {
 }
 
 function buildProgram(execute: Execute, json: boolean): Command {
-  const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
   const program = new Command('walwarden')
     .description('Archives the WAL of PostgreSQL servers, checked and durable, in the formats of Barman.')
-    .version(`walwarden ${version}`, '-v, --version', 'print the version and exit')
+    .version(`walwarden ${ownVersion()}`, '-v, --version', 'print the version and exit')
     .option(
       '-c, --config <file>',
       'configuration file (default: ~/.walwarden.conf, /etc/walwarden.conf, …, Barman’s own)',

@@ -13,6 +13,7 @@ import type { ReachedServer, RemoteStatus } from './postgres/remote-status.ts';
 import { UNKNOWN_SERVER, UNKNOWN_SLOT, UNKNOWN_STREAMING } from './postgres/unknown-status.ts';
 import type { Server } from './server.ts';
 import { claimPath } from './storage/claim.ts';
+import { isS3Location } from './config/values.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
 import { walKind, type WalName } from './wal/wal-name.ts';
 import { summariseWals, type SegmentRange } from './wal/wal-ranges.ts';
@@ -228,7 +229,7 @@ export async function directoryProblems(server: Server, locks: string): Promise<
     options.wals_directory,
     options.xlogdb_directory ?? options.wals_directory,
     locks,
-  ];
+  ].filter((path) => !isS3Location(path));
   const problems: string[] = [];
   for (const path of new Set(paths)) problems.push(...(await foreignOwner(path)));
   // What root makes, the right user could not write to.

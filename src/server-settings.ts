@@ -3,6 +3,7 @@ import type { CompressionSettings, CustomFilters } from './compression/codec.ts'
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import type { WalHookSettings } from './hooks/wal-hooks.ts';
 import type { PostgresSettings } from './postgres/remote-status.ts';
+import type { S3Settings } from './storage/s3/s3-settings.ts';
 
 // What the parts of a server take instead of the configuration, which only server.ts knows.
 
@@ -33,6 +34,26 @@ export function compressionSettings(
   const { compression, compression_level } = server.options;
   if (compression === null) return null;
   return { compression, level: compression_level ?? undefined, custom };
+}
+
+/** How the bucket of an archive in S3 is reached. */
+export function s3Settings(server: ServerConfig, bucket: string): S3Settings {
+  const o = server.options;
+  return {
+    bucket,
+    region: o.aws_region ?? undefined,
+    profile: o.aws_profile ?? undefined,
+    endpoint: o.aws_endpoint_url ?? undefined,
+    forcePathStyle: o.aws_force_path_style,
+    requestChecksum: o.aws_request_checksum ?? undefined,
+    serverSideEncryption: o.aws_encryption ?? undefined,
+    kmsKeyId: o.aws_sse_kms_key_id ?? undefined,
+    storageClass: o.aws_storage_class ?? undefined,
+    tags: o.aws_tags ?? undefined,
+    readTimeoutMs: o.aws_read_timeout,
+    bandwidthLimit: o.bandwidth_limit === 0 ? undefined : o.bandwidth_limit * 1024,
+    deleteBatchSize: o.cloud_delete_batch_size,
+  };
 }
 
 /** The hook scripts, by operation. */

@@ -16,7 +16,6 @@ import { fetchIdentity } from './postgres/fetch-identity.ts';
 import { fetchRemoteStatus, type PostgresSettings, type RemoteStatus } from './postgres/remote-status.ts';
 import type { ReceiverSettings } from './receiver/receiver-settings.ts';
 import {
-  compressionSettings,
   connectionsInUse,
   customFilters,
   hookScripts,
@@ -24,8 +23,10 @@ import {
   serverLock,
   type LockName,
 } from './server-settings.ts';
-import { LocalWalStorageStrategy } from './storage/local-wal-storage-strategy.ts';
+import { createStrategy } from './server-storage.ts';
+import { isS3Location } from './config/values.ts';
 import type { ReadingKeys } from './storage/stored-content.ts';
+import type { WalStorageStrategy } from './storage/wal-storage-strategy.ts';
 import { walKind } from './wal/wal-name.ts';
 
 /** An archive that is empty doesn't wait for a server that is away: the first segment tells as well. */
@@ -38,7 +39,7 @@ const LOCK_WAIT_MS = 1_000;
 export interface Server extends AsyncDisposable {
   readonly name: string;
   readonly config: ServerConfig;
-  readonly strategy: LocalWalStorageStrategy;
+  readonly strategy: WalStorageStrategy;
   readonly catalogue: Xlogdb;
   readonly errors: ErrorsDirectory;
   readonly identity: SystemIdentity;
@@ -84,11 +85,9 @@ export function openServer(
   }
   const { name, options } = server;
   const walsDirectory = options.wals_directory;
-  if (walsDirectory.startsWith('s3://')) {
-    throw new WalwardenError('config', `server ${name}: this version can't store WAL in ${walsDirectory} yet`, {
-      hint: 'use a local wals_directory',
-    });
-  }
+  const isLocal = !isS3Location(walsDirectory);
+  // The catalogue of a bucket is local: it has to be fsynced and locked.
+  const catalogueDirectory = options.xlogdb_directory ?? walsDirectory;
   const lockPath = (what: LockName): string => serverLock(config, name, what);
   const lockArchive = (): Promise<HeldLock> =>
     acquireLock(lockPath('archive-wal'), { waitMs: LOCK_WAIT_MS, signal: kill });
@@ -100,8 +99,8 @@ export function openServer(
     gnupgHome: options.gnupg_home ?? undefined,
   };
   const catalogue = new Xlogdb({
-    path: join(options.xlogdb_directory ?? walsDirectory, `${name}-xlog.db`),
-    legacyPath: join(walsDirectory, 'xlog.db'),
+    path: join(catalogueDirectory, `${name}-xlog.db`),
+    legacyPath: join(isLocal ? walsDirectory : catalogueDirectory, 'xlog.db'),
     lockPath: lockPath('xlogdb'),
     migrate: options.migrate_xlogdb,
     logger,
@@ -119,7 +118,8 @@ export function openServer(
     },
     logger,
   );
-  const strategy = new LocalWalStorageStrategy(
+  const strategy = createStrategy(
+    server,
     {
       catalogue,
       hooks: createWalHooks({
@@ -134,23 +134,9 @@ export function openServer(
       }),
       accept: (systemIdentifier, majorVersion) => identity.accept(systemIdentifier, majorVersion),
     },
-    {
-      walsDirectory,
-      digestJournal: join(options.backup_directory, 'encrypted-wals.digests'),
-      mode: options.wal_file_mode,
-      workers: options.archiver_workers,
-      compression: compressionSettings(server, custom),
-      encryption:
-        options.encryption === null || options.encryption_key_id === null
-          ? null
-          : { keyId: options.encryption_key_id, homedir: options.gnupg_home ?? undefined },
-      keys,
-      onNoHardLinks: (directory) =>
-        logger.warn(
-          { server: name },
-          `the file system of ${directory} has no hard links; publishing by rename instead`,
-        ),
-    },
+    keys,
+    logger,
+    kill,
   );
   const postgres = postgresSettings(server);
   let remoteStatus: Promise<RemoteStatus> | null = null;
@@ -202,7 +188,8 @@ export function openServer(
   }
 
   const makeOne = (path: string): Promise<void> => makeServerDirectory(path, config.global.options.barman_home);
-  const ownDirectories = [options.backup_directory, options.errors_directory, walsDirectory];
+  const ownDirectories = [options.backup_directory, options.errors_directory];
+  ownDirectories.push(isLocal ? walsDirectory : catalogueDirectory);
   const deliveryDirectories = [options.incoming_wals_directory, options.streaming_wals_directory];
   async function makeDirectories(): Promise<void> {
     for (const path of [...ownDirectories, ...deliveryDirectories]) await makeOne(path);
@@ -236,8 +223,14 @@ export function openServer(
       );
     },
     makeDirectories,
-    segmentSize: async () =>
-      (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ?? (await strategy.encryptedSegmentSize()),
+    async segmentSize() {
+      const newest = (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment');
+      return (
+        (await strategy.knownSegmentSize(newest?.name ?? null)) ??
+        (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ??
+        null
+      );
+    },
     async archive(verbose, onPass) {
       for (const path of ownDirectories) await makeOne(path);
       await using _lock = await lockArchive();

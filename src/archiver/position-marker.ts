@@ -1,5 +1,5 @@
 import { readFile, rename } from 'node:fs/promises';
-import { sameIdentity } from '../storage/staging.ts';
+import { sameIdentity } from '../storage/file-identity.ts';
 import { unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { isWalName } from '../wal/wal-name.ts';
 import type { MarkedFile } from './streaming-position.ts';

@@ -2,7 +2,7 @@ import type { BigIntStats } from 'node:fs';
 import { lstat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
-import { identityOf, type FileIdentity } from '../storage/staging.ts';
+import { identityOf, type FileIdentity } from '../storage/file-identity.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { inspectWaiting } from './waiting-directory.ts';
 

@@ -3,7 +3,7 @@ import { isThere } from '../durable/durable-file.ts';
 import { messageOf } from '../errors.ts';
 import type { CheckStrategy } from '../health/check-strategy.ts';
 import type { StatusReport } from '../health/status-report.ts';
-import { sameIdentity } from '../storage/staging.ts';
+import { sameIdentity } from '../storage/file-identity.ts';
 import type { WaitingWal } from '../storage/wal-storage-strategy.ts';
 import { walKind, type WalName } from '../wal/wal-name.ts';
 import { isRemembered, MarkerMemory } from './position-marker.ts';

@@ -6,7 +6,7 @@ import { recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.t
 import { OUT_OF_RESOURCES, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimedName, claimPath } from '../storage/claim.ts';
-import { identityOf, sameIdentity } from '../storage/staging.ts';
+import { identityOf, sameIdentity } from '../storage/file-identity.ts';
 import type { WaitingWal } from '../storage/wal-storage-strategy.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';

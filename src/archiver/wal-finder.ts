@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { decompressStored, decrypt, type ReadingKeys } from '../storage/stored-content.ts';
@@ -79,6 +80,14 @@ function waitingPlaces({ incoming, streaming }: WalFinderParts, name: WalName): 
     const delivered = join(directory, name);
     return [delivered, claimPath(delivered, name), delivered];
   });
+}
+
+async function isWaiting(path: string): Promise<boolean> {
+  try {
+    return await isThere(path);
+  } catch (error) {
+    throw new WalwardenError('storage', `can't look at ${path}: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 async function readWaiting(path: string): Promise<Look> {
@@ -174,10 +183,8 @@ function segmentAt(timeline: number, log: number, segment: number): WalName {
 }
 
 async function isSomewhere(parts: WalFinderParts, name: WalName): Promise<boolean> {
-  const { strategy } = parts;
-  const archived = strategy.getFullPath(name);
-  for (const path of [archived, ...waitingPlaces(parts, name), archived]) {
-    if (await strategy.exists(path)) return true;
-  }
-  return false;
+  const isArchived = async (): Promise<boolean> => (await parts.strategy.stored([name])).has(name);
+  if (await isArchived()) return true;
+  for (const path of waitingPlaces(parts, name)) if (await isWaiting(path)) return true;
+  return isArchived();
 }

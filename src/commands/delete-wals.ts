@@ -92,9 +92,8 @@ async function deleteAll(server: Server, doomed: readonly WalFileInfo[], drain: 
 async function dropLines({ catalogue, strategy }: Server, names: readonly WalName[]): Promise<void> {
   if (names.length === 0) return;
   await catalogue.withLock(async (session) => {
-    const gone = new Set<WalName>();
-    for (const name of names) if (!(await strategy.exists(strategy.getFullPath(name)))) gone.add(name);
-    await session.remove(gone);
+    const stored = await strategy.stored(names);
+    await session.remove(new Set(names.filter((name) => !stored.has(name))));
   });
 }
 

@@ -54,7 +54,7 @@ export async function waitUntilArchived(server: Server, wal: WalName | null, opt
 /** Is it in the catalogue? Most often among the last lines; only a file that is there is looked for in all of them. */
 async function isArchived({ catalogue, strategy }: Server, wal: WalName): Promise<boolean> {
   if ((await catalogue.readLast()).some(({ name }) => name === wal)) return true;
-  return (await strategy.exists(strategy.getFullPath(wal))) && (await catalogue.find(wal)) !== undefined;
+  return (await strategy.stored([wal])).has(wal) && (await catalogue.find(wal)) !== undefined;
 }
 
 async function newestNames({ catalogue }: Server): Promise<readonly WalName[]> {

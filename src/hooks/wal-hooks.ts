@@ -11,6 +11,8 @@ import {
 
 /** Runs the hook scripts around one operation on one file. */
 export interface WalHooks {
+  /** False when no script is configured for it, so that nobody has to wait for one between two files. */
+  watches(operation: HookOperation): boolean;
   before(operation: HookOperation, wal: WalFileInfo, path: string): Promise<HookOutcome>;
   after(operation: HookOperation, wal: WalFileInfo, path: string, error?: string): Promise<HookOutcome>;
 }
@@ -43,6 +45,7 @@ export function createWalHooks(settings: WalHookSettings): WalHooks {
   };
   const common = { version: BARMAN_VERSION, server: settings.server, configuration: settings.configuration };
   return {
+    watches: (operation) => Object.values(settings.scripts[operation]).some((script) => script !== undefined),
     async before(operation, wal, path) {
       const scripts = settings.scripts[operation];
       const call: HookCall = { ...common, operation, phase: 'pre', wal, path };

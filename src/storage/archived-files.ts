@@ -7,7 +7,8 @@ import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
 import type { DigestEntry, DigestJournal } from './digest-journal.ts';
-import { identityOf, sameIdentity, sha256, type FileIdentity } from './staging.ts';
+import { identityOf, sameIdentity, type FileIdentity } from './file-identity.ts';
+import { sha256 } from './sha256.ts';
 import { decrypt, formatOf, type ReadingKeys } from './stored-content.ts';
 import type { StoredWal } from './wal-storage-strategy.ts';
 
@@ -160,14 +161,6 @@ export async function readOne(path: string, expected?: FileIdentity): Promise<{ 
     if (errnoOf(error) === 'ENOENT') return null;
     throw error;
   }
-}
-
-/** Where the file waits can't be written to; the archive may be as well as ever. */
-export function sourceError(what: string, path: string, cause: unknown): WalwardenError {
-  return new WalwardenError('source', `can't ${what} ${path}: ${messageOf(cause)}`, {
-    cause,
-    hint: 'walwarden has to own the directory, and to be allowed to write there; nothing is lost, the next pass tries again',
-  });
 }
 
 /** The error for a file or directory of the archive that can't be used. */

@@ -52,6 +52,12 @@ export class DigestJournal {
     return found;
   }
 
+  /** SHA-256 of the plain bytes of a file of which only that of the stored bytes is known; null when it has no entry. */
+  async plainDigest(name: WalName, stored: string): Promise<string | null> {
+    const entries = await this.find(name);
+    return entries.findLast((entry) => entry.stored === stored)?.plain ?? null;
+  }
+
   /** All entries, by name. */
   async all(): Promise<Map<WalName, DigestEntry[]>> {
     const entries = new Map<WalName, DigestEntry[]>();

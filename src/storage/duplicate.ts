@@ -1,9 +1,7 @@
-import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { isErrorCode, messageOf } from '../errors.ts';
 import { holdSameWal } from '../wal/end-of-wal.ts';
 import { walKind, type WalName } from '../wal/wal-name.ts';
-import type { DigestJournal } from './digest-journal.ts';
-import { sha256 } from './staging.ts';
+import { sha256 } from './sha256.ts';
 import { plainBytes, type ReadingKeys } from './stored-content.ts';
 
 /** The rule that keeps archived data: what is under a name already is never replaced. */
@@ -16,24 +14,25 @@ export function judge(incomingDigest: string, storedDigest: string | null): 'sto
  * Why two files can't be called the same; null when all their plain bytes are,
  * or, of partial segments, all their WAL: after a promotion PostgreSQL and
  * pg_receivewal both deliver the last one of the old timeline, and what they
- * fill it up with differs.
+ * fill it up with differs. `storedDigest`: SHA-256 of the stored file's plain bytes,
+ * where it is known though nobody may be able to decrypt them.
  */
 export async function differenceOf(
   name: WalName,
   incoming: Buffer,
   stored: Buffer,
   keys: ReadingKeys,
-  journal: DigestJournal,
+  storedDigest: string | null,
 ): Promise<string | null> {
   // Both may have come by the same way; a file that arrived compressed is compared by what it means.
   const incomingPlain = await plainBytes(incoming, keys);
   const incomingDigest = sha256(incomingPlain);
-  let storedDigest: string | null = isGpgEncrypted(stored) ? await digestFromJournal(name, stored, journal) : null;
-  if (storedDigest === null) {
+  let digest = storedDigest;
+  if (digest === null) {
     try {
       const storedPlain = await plainBytes(stored, keys);
-      storedDigest = sha256(storedPlain);
-      const differ = judge(incomingDigest, storedDigest) === 'conflict';
+      digest = sha256(storedPlain);
+      const differ = judge(incomingDigest, digest) === 'conflict';
       if (differ && walKind(name) === 'partial' && holdSameWal(incomingPlain, storedPlain)) return null;
     } catch (error) {
       const archived = isErrorCode(error, 'damaged')
@@ -42,13 +41,10 @@ export async function differenceOf(
       return `${archived}, so that nobody can tell whether they are the same: ${messageOf(error)}`;
     }
   }
-  return judge(incomingDigest, storedDigest) === 'already-stored'
-    ? null
-    : `its content is another (SHA-256 ${incomingDigest}) than the archived file's (SHA-256 ${storedDigest})`;
+  return judge(incomingDigest, digest) === 'already-stored' ? null : anotherContent(incomingDigest, digest);
 }
 
-async function digestFromJournal(name: WalName, stored: Buffer, journal: DigestJournal): Promise<string | null> {
-  const digest = sha256(stored);
-  const entries = await journal.find(name);
-  return entries.findLast((entry) => entry.stored === digest)?.plain ?? null;
+/** Why a file goes to errors, in SHA-256 digests of plain bytes. */
+export function anotherContent(incoming: string, stored: string): string {
+  return `its content is another (SHA-256 ${incoming}) than the archived file's (SHA-256 ${stored})`;
 }

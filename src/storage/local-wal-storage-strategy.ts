@@ -5,22 +5,24 @@ import {
   CANT_LINK,
   fsyncDirectory,
   fsyncFile,
-  fsyncParents,
   isThere,
   linkUnlessThere,
   makeDirectory,
   unlinkIfThere,
 } from '../durable/durable-file.ts';
+import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, type WalName } from '../wal/wal-name.ts';
-import { ArchivedFiles, readDirectory, readOne, sourceError, storageError } from './archived-files.ts';
+import { ArchivedFiles, readDirectory, readOne, storageError } from './archived-files.ts';
 import { claimPath } from './claim.ts';
 import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
-import { createStager, type Stager } from './stager.ts';
-import { identityOf, sameIdentity, type StageResult } from './staging.ts';
+import { sha256 } from './sha256.ts';
+import { removeSources, sourceError } from './sources.ts';
+import { StagerOnDemand } from './stager.ts';
+import type { StageResult } from './staged.ts';
 import type { ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
@@ -60,7 +62,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   readonly #ready = new Set<string>();
   /** Directories whose own name is durable as far as we know: one that was there before may be of a maker that crashed. */
   readonly #durable = new Set<string>();
-  #stager: { readonly stager: Stager; readonly workers: number } | null = null;
+  readonly #stagers: StagerOnDemand;
   /** A claimed inode can't be linked into the archive: another file system, or a policy of this one. */
   #copyAlways = false;
 
@@ -75,25 +77,17 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       compression: settings.compression?.compression ?? null,
     });
     this.#publisher = createPublisher(settings.onNoHardLinks);
+    // Without a transformation there is nothing to spread.
+    const transforms = settings.compression !== null || settings.encryption !== null;
+    this.#stagers = new StagerOnDemand(transforms ? settings.workers : 0);
   }
 
-  async close(): Promise<void> {
-    await this.#stager?.stager[Symbol.asyncDispose]();
-    this.#stager = null;
+  override async close(): Promise<void> {
+    await this.#stagers[Symbol.asyncDispose]();
   }
 
   override concurrency(expected: number): number {
-    return this.#stagerFor(expected).concurrency;
-  }
-
-  #stagerFor(expected: number): Stager {
-    const transforms = this.#settings.compression !== null || this.#settings.encryption !== null;
-    // One file is quicker in process than a thread is started; and without transformation there is nothing to spread.
-    const workers = expected > 1 && transforms ? this.#settings.workers : 0;
-    if (this.#stager === null || this.#stager.workers < workers) {
-      this.#stager = { stager: createStager(workers), workers };
-    }
-    return this.#stager.stager;
+    return this.#stagers.for(expected).concurrency;
   }
 
   override async prepare(wal: WaitingWal, options: { readonly copy: boolean }): Promise<PreparedWal> {
@@ -144,7 +138,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const { wal, temporary } = prepared;
     const { mode, compression, encryption } = this.#settings;
     const task = { name: wal.name, source: wal.path, identity: wal.identity, temporary, mode, compression, encryption };
-    const stager = this.#stagerFor(expected);
+    const stager = this.#stagers.for(expected);
     const result = await stager.stage(task);
     if (result.outcome !== 'failed' || result.errno !== 'ENOENT' || temporary === null) return result;
     // Barman removes empty directories whenever it likes.
@@ -200,7 +194,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       size: facts.storedSize,
       mtime: secondsOfNs(wal.identity.mtimeNs),
       compression: facts.compression,
-      encryption: facts.digests === null ? null : 'gpg',
+      encryption: facts.encryption,
     };
   }
 
@@ -230,34 +224,17 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
     const stored = await this.read(name);
     if (stored === null) return { result: 'absent' };
-    const reason = await differenceOf(name, incoming, stored.bytes, this.#settings.keys, this.#journal);
+    const known = isGpgEncrypted(stored.bytes) ? await this.#journal.plainDigest(name, sha256(stored.bytes)) : null;
+    const reason = await differenceOf(name, incoming, stored.bytes, this.#settings.keys, known);
     return reason === null ? { result: 'same' } : { result: 'different', reason };
   }
 
   override async remove(stored: readonly PreparedWal[], keepSources: boolean): Promise<void> {
-    const removed: string[] = [];
-    for (const { wal, temporary } of stored) {
-      // First the temporary: once the source is gone, no later pass would come by to clean up.
+    for (const { temporary } of stored) {
+      // Before the source: once that is gone, no later pass would come by to clean up.
       if (temporary !== null) await unlinkIfThere(temporary);
-      if (keepSources || !(await this.#isStill(wal))) continue;
-      try {
-        await unlinkIfThere(wal.path);
-      } catch (error) {
-        throw sourceError('remove', wal.path, error);
-      }
-      removed.push(wal.path);
     }
-    await fsyncParents(removed);
-  }
-
-  /** False when the file changed since it was staged: then it is a new arrival, and waits for the next pass. */
-  async #isStill(wal: WaitingWal): Promise<boolean> {
-    try {
-      return sameIdentity(identityOf(await lstat(wal.path, { bigint: true })), wal.identity);
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return false;
-      throw error;
-    }
+    if (!keepSources) await removeSources(stored.map(({ wal }) => wal));
   }
 
   override async release(prepared: PreparedWal): Promise<WaitingWal> {
@@ -304,8 +281,14 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     return this.#files.list();
   }
 
-  override encryptedSegmentSize(): Promise<number | null> {
+  override knownSegmentSize(): Promise<number | null> {
     return this.#files.encryptedSegmentSize();
+  }
+
+  override async stored(names: readonly WalName[]): Promise<ReadonlySet<WalName>> {
+    const stored = new Set<WalName>();
+    for (const name of names) if (await this.exists(this.getFullPath(name))) stored.add(name);
+    return stored;
   }
 
   override async exists(fullPath: string): Promise<boolean> {

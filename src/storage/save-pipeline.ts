@@ -2,11 +2,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
-import type { StageResult } from './staging.ts';
+import type { StageResult } from './staged.ts';
 import type {
+  CommitResult,
   PreparedWal,
   SaveOptions,
   SaveResult,
+  SentWal,
   StagedWal,
   WaitingWal,
   WalStorageStrategy,
@@ -25,10 +27,11 @@ const DRAINED: StageResult = { outcome: 'changed', reason: 'we were asked to sto
 /** A file between its pre hooks and its removal. */
 interface InHand {
   readonly prepared: PreparedWal;
-  /** Never rejects. */
-  readonly staging: Promise<StageResult>;
+  /** Resolves once it is staged, admitted and sent, or is known not to be. Never rejects. */
+  readonly staging: Promise<unknown>;
   /** Set once staging has ended, one way or the other. */
   staged: StageResult | null;
+  sent: CommitResult | null;
   /** When that was, in milliseconds of the clock. */
   stagedAt: number;
   /** It was staged before, in vain. */
@@ -42,6 +45,8 @@ interface InHand {
  *
  *   claim, pre hooks      one file at a time, in WAL order
  *   stage                 in parallel, ahead of the commit
+ *   admit                 in WAL order: the first segment of all says whose archive this is
+ *   send                  in parallel, where the archive is far away
  *   commit                a group, in WAL order, under the catalogue's lock
  *   catalogue lines       one write and one fsync, under the same lock
  *   post hooks            one file at a time; before the sources go, so that a crash repeats them and never skips them
@@ -63,6 +68,10 @@ export class SavePipeline {
   #stop: unknown = null;
   /** Nothing more can be stored, not even what is in hand. */
   #broken = false;
+  /** Nobody waits for results any more. */
+  #abandoned = false;
+  /** Resolves once the last file that was taken is admitted, or not. */
+  #admitted: Promise<void> = Promise.resolve();
 
   constructor(strategy: WalStorageStrategy, options: SaveOptions) {
     this.#strategy = strategy;
@@ -111,7 +120,12 @@ export class SavePipeline {
   }
 
   get #draining(): boolean {
-    return this.#options.drain?.aborted === true;
+    return this.#options.drain?.aborted === true || this.#useless;
+  }
+
+  /** What is in hand can't be stored, or nobody wants it. */
+  get #useless(): boolean {
+    return this.#broken || this.#abandoned;
   }
 
   /** Takes one file from the queue in hand; false when no more are to be taken. Never rejects. */
@@ -137,22 +151,52 @@ export class SavePipeline {
   }
 
   #startStaging(prepared: PreparedWal, again: boolean): InHand {
-    const stage = (): StageResult | Promise<StageResult> =>
-      this.#draining ? DRAINED : this.#strategy.stage(prepared, this.#expected);
-    const staging = this.#limit(stage)
-      .catch((error: unknown): StageResult => ({
-        outcome: 'failed',
-        side: 'destination',
-        reason: messageOf(error),
-        errno: null,
-      }))
-      .then((staged) => {
-        item.staged = staged;
-        item.stagedAt = Date.now();
-        return staged;
-      });
-    const item: InHand = { prepared, staging, staged: null, stagedAt: 0, again, result: null };
+    // One that is staged again had its turn before.
+    const previous = again ? Promise.resolve() : this.#admitted;
+    const staged = this.#limit(() => (this.#draining ? DRAINED : this.#strategy.stage(prepared, this.#expected)));
+    const admitted = (async () => {
+      const result = await staged;
+      await previous;
+      return this.#admit(result);
+    })();
+    if (!again) this.#admitted = admitted.then(nothing, nothing);
+    const finish = async (): Promise<void> => {
+      try {
+        item.staged = await admitted;
+        if (item.staged.outcome === 'staged') await this.#send(item, { ...prepared, facts: item.staged });
+      } catch (error) {
+        item.staged = failed(error);
+      }
+      item.stagedAt = Date.now();
+    };
+    const item: InHand = {
+      prepared,
+      // Not before `item` is there.
+      staging: Promise.resolve().then(finish),
+      staged: null,
+      sent: null,
+      stagedAt: 0,
+      again,
+      result: null,
+    };
     return item;
+  }
+
+  /** Does it belong here? */
+  async #admit(staged: StageResult): Promise<StageResult> {
+    if (staged.outcome !== 'staged' || staged.systemIdentifier === null) return staged;
+    const foreign = await this.#strategy.parts.accept(staged.systemIdentifier, staged.majorVersion ?? 0);
+    return foreign === null ? staged : { outcome: 'invalid', reason: foreign };
+  }
+
+  async #send(item: InHand, staged: StagedWal): Promise<void> {
+    if (this.#useless) {
+      item.staged = DRAINED;
+      return;
+    }
+    item.sent = await this.#strategy.send(staged);
+    // It would stay in memory until the group is complete.
+    item.staged = { ...staged.facts, packed: undefined };
   }
 
   /**
@@ -191,7 +235,7 @@ export class SavePipeline {
 
   /** Commits a group and ends the journey of its files. What can't be committed (yet) goes back in hand. */
   async #finishGroup(group: InHand[]): Promise<SaveResult[]> {
-    const toCommit = await this.#judge(group);
+    const toCommit = this.#judge(group);
     try {
       await this.#commit(toCommit);
     } catch (error) {
@@ -236,7 +280,7 @@ export class SavePipeline {
   }
 
   /** Settles the files that can't be stored; returns those that can, up to the first that nothing can be stored after. */
-  async #judge(group: readonly InHand[]): Promise<InHand[]> {
+  #judge(group: readonly InHand[]): InHand[] {
     const storable: InHand[] = [];
     for (const item of group) {
       const { wal } = item.prepared;
@@ -250,16 +294,8 @@ export class SavePipeline {
         );
         break;
       }
-      if (staged.outcome === 'staged') {
-        const foreign =
-          staged.systemIdentifier === null
-            ? null
-            : await this.#strategy.parts.accept(staged.systemIdentifier, staged.majorVersion ?? 0);
-        if (foreign === null) storable.push(item);
-        else item.result = { outcome: 'invalid', wal, reason: foreign };
-      } else {
-        item.result = { outcome: staged.outcome, wal, reason: staged.reason };
-      }
+      if (staged.outcome === 'staged') storable.push(item);
+      else item.result = { outcome: staged.outcome, wal, reason: staged.reason };
     }
     return storable;
   }
@@ -268,9 +304,9 @@ export class SavePipeline {
   async #commit(items: readonly InHand[]): Promise<void> {
     if (items.length === 0) return;
     await this.#strategy.parts.catalogue.withLock(async (lines) => {
-      const group: StagedWal[] = [];
-      for (const { prepared, staged } of items) {
-        if (staged?.outcome === 'staged') group.push({ ...prepared, facts: staged });
+      const group: SentWal[] = [];
+      for (const { prepared, staged, sent } of items) {
+        if (staged?.outcome === 'staged') group.push({ ...prepared, facts: staged, sent });
       }
       const committed = await this.#strategy.commit(group);
       const infos: WalFileInfo[] = [];
@@ -310,11 +346,18 @@ export class SavePipeline {
   }
 
   async #dropRest(): Promise<void> {
-    // Those that still wait for their turn never get it; those that are being staged can't be interrupted.
-    this.#limit.clearQueue();
-    while (this.#limit.activeCount > 0) await delay(5);
+    // Those that still wait for their turn never get it; those that are being staged or sent can't be interrupted.
+    this.#abandoned = true;
+    await Promise.all(this.#inHand.map(({ staging }) => staging));
     for (const { prepared } of this.#inHand) await this.#strategy.release(prepared);
   }
+}
+
+function nothing(): void {}
+
+function failed(error: unknown): StageResult {
+  const hint = error instanceof WalwardenError ? error.hint : undefined;
+  return { outcome: 'failed', side: 'destination', reason: messageOf(error), hint, errno: null };
 }
 
 /** A source as hook scripts are told of it. */

@@ -1,6 +1,8 @@
 import type { Tinypool } from 'tinypool';
 import { programTable } from '../compression/running-programs.ts';
-import { stageWal, type StageResult, type StageTask } from './staging.ts';
+import { packWal } from './packing.ts';
+import type { StageResult, TransformTask } from './staged.ts';
+import { stageWal, type StageTask } from './staging.ts';
 
 /** Files that one worker thread may have in hand: while one is fsynced, the next is compressed. */
 const TASKS_PER_WORKER = 2;
@@ -9,7 +11,10 @@ const TASKS_PER_WORKER = 2;
 export interface Stager extends AsyncDisposable {
   /** How many files are worth staging at the same time. */
   readonly concurrency: number;
+  /** Into a temporary file. */
   stage(task: StageTask): Promise<StageResult>;
+  /** Into memory. */
+  pack(task: TransformTask): Promise<StageResult>;
 }
 
 /**
@@ -18,20 +23,47 @@ export interface Stager extends AsyncDisposable {
  */
 export function createStager(workers: number): Stager {
   if (workers === 0) {
-    return { concurrency: 1, stage: stageWal, [Symbol.asyncDispose]: async () => {} };
+    return { concurrency: 1, stage: stageWal, pack: packWal, [Symbol.asyncDispose]: async () => {} };
   }
   let pool: Promise<Tinypool> | null = null;
+  const run = async (name: 'stageWal' | 'packAndMove', task: TransformTask): Promise<StageResult> => {
+    pool ??= startPool(workers);
+    const result: StageResult = await (await pool).run(task, { name });
+    return result;
+  };
   return {
     concurrency: workers * TASKS_PER_WORKER,
-    async stage(task) {
-      pool ??= startPool(workers);
-      const result: StageResult = await (await pool).run(task);
-      return result;
-    },
+    stage: (task) => run('stageWal', task),
+    pack: (task) => run('packAndMove', task),
     async [Symbol.asyncDispose]() {
       if (pool !== null) await (await pool).destroy();
     },
   };
+}
+
+/** Starts threads once there are several files to transform. */
+export class StagerOnDemand implements AsyncDisposable {
+  readonly #workers: number;
+  #stager: { readonly stager: Stager; readonly workers: number } | null = null;
+
+  /** At most so many threads; 0 for none, ever. */
+  constructor(workers: number) {
+    this.#workers = workers;
+  }
+
+  /** For so many files. One is quicker in process than a thread is started. */
+  for(expected: number): Stager {
+    const workers = expected > 1 ? this.#workers : 0;
+    if (this.#stager === null || this.#stager.workers < workers) {
+      this.#stager = { stager: createStager(workers), workers };
+    }
+    return this.#stager.stager;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stager?.stager[Symbol.asyncDispose]();
+    this.#stager = null;
+  }
 }
 
 async function startPool(workers: number): Promise<Tinypool> {

@@ -1,113 +1,19 @@
-import { createHash } from 'node:crypto';
-import {
-  closeSync,
-  constants,
-  fchmodSync,
-  fstatSync,
-  fsync,
-  futimesSync,
-  openSync,
-  readSync,
-  writeSync,
-} from 'node:fs';
+import { constants, fchmodSync, fstatSync, fsync, futimesSync, writeSync } from 'node:fs';
 import { copyFile, open, unlink, type FileHandle } from 'node:fs/promises';
-import pLimit from 'p-limit';
-import type { CompressionName, CompressionSettings, Compressor } from '../compression/codec.ts';
-import { createCompressor, decompress, recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
-import { encryptGpg } from '../encryption/gpg.ts';
-import { OUT_OF_RESOURCES } from '../durable/durable-file.ts';
-import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
-import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
-import { judgeContent, judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
-import { MAX_SEGMENT_SIZE, parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
+import type { CompressionName, Compressor } from '../compression/codec.ts';
+import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
+import { errnoOf, messageOf } from '../errors.ts';
+import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
+import { parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
+import { isStill, readFully, readHead, withSource } from './open-source.ts';
+import type { StagedFacts, StageFailure, StageResult, TransformTask } from './staged.ts';
+import { factsOf, transform, turn } from './transform.ts';
 
-/** By these a file is recognised as the one that was looked at before. */
-export interface FileIdentity {
-  readonly dev: bigint;
-  readonly ino: bigint;
-  readonly size: bigint;
-  readonly mtimeNs: bigint;
-}
-
-export interface StageTask {
-  readonly name: WalName;
-  readonly source: string;
-  readonly identity: FileIdentity;
+export interface StageTask extends TransformTask {
   /** Where the stored bytes are prepared; null leaves the source to be linked as it is. */
   readonly temporary: string | null;
   readonly mode: number;
-  readonly compression: CompressionSettings | null;
-  readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
-}
-
-/** What staging found out; the sizes are in bytes. */
-export interface StagedFacts {
-  readonly outcome: 'staged';
-  readonly storedSize: number;
-  readonly compression: CompressionName | null;
-  /** Of a segment's first page; null for backup labels and history files. */
-  readonly systemIdentifier: bigint | null;
-  readonly majorVersion: number | null;
-  /** In bytes. */
-  readonly segmentSize: number | null;
-  /** SHA-256 of the plain and of the stored bytes, only where the file is encrypted. */
-  readonly digests: { readonly plain: string; readonly stored: string } | null;
-}
-
-export type StageResult =
-  | StagedFacts
-  /** The file is not what its name promises (`invalid`), or not whole yet (`incomplete`). */
-  | { readonly outcome: 'invalid' | 'incomplete'; readonly reason: string }
-  /** The source went away or changed while we read it: a new arrival, for the next pass. */
-  | { readonly outcome: 'changed'; readonly reason: string }
-  /** The source's own inode can't be trusted to be durable: stage it again, by copying. */
-  | { readonly outcome: 'restage'; readonly reason: string }
-  /** `source`: this file can't be read, others can. `destination`: nothing more can be stored. */
-  | {
-      readonly outcome: 'failed';
-      readonly side: 'source' | 'destination';
-      readonly reason: string;
-      /** What to do about it, where that is known. */
-      readonly hint?: string | undefined;
-      readonly errno: string | null;
-    };
-
-/** A segment that could not be compressed is a little larger afterwards. */
-const MAX_DELIVERED_SIZE = BigInt(MAX_SEGMENT_SIZE) * 2n;
-
-/**
- * What one thread does with bytes in memory, it does for one file at a time:
- * the buffers below are used again, and codecs use theirs again. Meanwhile
- * another file may be fsynced.
- */
-const turn = pLimit(1);
-
-let readBuffer: Buffer = Buffer.alloc(0);
-
-/** A buffer for a whole file. A new one for each would only be freed when the collector comes by. */
-function bufferFor(size: number): Buffer {
-  if (readBuffer.length < size) readBuffer = Buffer.allocUnsafeSlow(size);
-  return readBuffer.subarray(0, size);
-}
-
-export function identityOf(stat: {
-  readonly dev: bigint;
-  readonly ino: bigint;
-  readonly size: bigint;
-  readonly mtimeNs: bigint;
-}): FileIdentity {
-  return { dev: stat.dev, ino: stat.ino, size: stat.size, mtimeNs: stat.mtimeNs };
-}
-
-export function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {
-  return a.dev === b.dev && a.ino === b.ino && a.size === b.size && a.mtimeNs === b.mtimeNs;
-}
-
-class SourceFault extends Error {
-  constructor(cause: unknown) {
-    super(messageOf(cause), { cause });
-  }
 }
 
 /**
@@ -115,29 +21,8 @@ class SourceFault extends Error {
  * compress, encrypt, write `temporary`, fsync. Nothing becomes visible. Runs on
  * a worker thread or in process; outcomes are values, so that they cross threads.
  */
-export async function stageWal(task: StageTask): Promise<StageResult> {
-  let fd: number;
-  try {
-    fd = openSync(task.source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch (error) {
-    const errno = errnoOf(error) ?? '';
-    if (errno === 'ENOENT') return { outcome: 'changed', reason: 'it is gone' };
-    const side = OUT_OF_RESOURCES.has(errno) ? 'destination' : 'source';
-    return { outcome: 'failed', side, reason: messageOf(error), errno };
-  }
-  try {
-    if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
-      return { outcome: 'changed', reason: 'it changed since it was looked at' };
-    }
-    return await stageOpenFile(task, fd);
-  } catch (error) {
-    const side = error instanceof SourceFault ? 'source' : 'destination';
-    const cause = error instanceof SourceFault ? error.cause : error;
-    const hint = error instanceof WalwardenError ? error.hint : undefined;
-    return { outcome: 'failed', side, reason: messageOf(error), hint, errno: errnoOf(cause) ?? null };
-  } finally {
-    closeSync(fd);
-  }
+export function stageWal(task: StageTask): Promise<StageResult> {
+  return withSource(task, (fd) => stageOpenFile(task, fd));
 }
 
 async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> {
@@ -153,7 +38,7 @@ async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> 
   const byFile = task.encryption === null && isSegment(task.name) ? (compressor?.compressFile ?? null) : null;
   const prepared = await turn(() =>
     byFile === null
-      ? transform(task, temporary, fd, arrived, compressor)
+      ? transformInMemory(task, temporary, fd, arrived, compressor)
       : transformFile(task, temporary, fd, head, byFile),
   );
   if (!('temporary' in prepared)) return prepared;
@@ -167,33 +52,23 @@ interface WrittenTemporary {
   readonly facts: StagedFacts;
 }
 
-async function transform(
+async function transformInMemory(
   task: StageTask,
   temporary: string,
   fd: number,
   arrived: CompressionName | null,
   compressor: Compressor | null,
-): Promise<StageResult | WrittenTemporary> {
-  if (task.identity.size > MAX_DELIVERED_SIZE) {
-    return { outcome: 'invalid', reason: `${task.identity.size} bytes are more than any WAL file has` };
-  }
-  const content = bufferFor(Number(task.identity.size));
-  readFully(fd, content);
-  const opened = await openCompressed(task, content, arrived);
-  if (!Buffer.isBuffer(opened)) return opened;
-  const verdict = judge(task, opened);
-  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
-  // What arrives compressed is stored as it is.
-  const packed = compressor === null ? content : await compressor.compressTransient(content);
-  const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
-  const digests = task.encryption === null ? null : { plain: sha256(opened), stored: sha256(stored) };
+): Promise<StageFailure | WrittenTemporary> {
+  const made = await transform(task, fd, arrived, compressor, task.encryption !== null);
+  if (made.outcome !== 'transformed') return made;
+  const { stored, facts } = made;
   const handle = await createTemporary(task, temporary, fd, (created) => {
     let done = 0;
     while (done < stored.length) done += writeSync(created.fd, stored, done, stored.length - done);
   });
   collectGarbage(stored.length);
   if (handle === null) return { outcome: 'changed', reason: 'it changed while it was read' };
-  return { temporary: handle, facts: facts(verdict, stored.length, arrived ?? compressor?.name ?? null, digests) };
+  return { temporary: handle, facts };
 }
 
 /** A segment through a program, from file to file. */
@@ -203,7 +78,7 @@ async function transformFile(
   fd: number,
   head: Buffer,
   compressFile: NonNullable<Compressor['compressFile']>,
-): Promise<StageResult | WrittenTemporary> {
+): Promise<StageFailure | WrittenTemporary> {
   const parsed = parseWalName(task.name);
   if (parsed === undefined) return { outcome: 'invalid', reason: 'not the name of a WAL file' };
   const verdict = judgeSegment(parsed, head, Number(task.identity.size));
@@ -211,7 +86,7 @@ async function transformFile(
   const handle = await createTemporary(task, temporary, fd, (created) => compressFile(fd, created.fd));
   if (handle === null) return { outcome: 'changed', reason: 'it changed while it was compressed' };
   const { size } = fstatSync(handle.fd);
-  return { temporary: handle, facts: facts(verdict, size, task.compression?.compression ?? null, null) };
+  return { temporary: handle, facts: untouched(verdict, size, task.compression?.compression ?? null) };
 }
 
 /** No compression and no encryption: the bytes need not pass through us, only their head is judged. */
@@ -238,83 +113,25 @@ async function stageUntouched(task: StageTask, fd: number, head: Buffer): Promis
     }
   } else {
     await copyToTemporary(task, fd, task.temporary);
-    if (!sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) {
+    if (!isStill(task, fd)) {
       await unlink(task.temporary);
       return { outcome: 'changed', reason: 'it changed while it was copied' };
     }
   }
-  return facts(verdict, size, null, null);
+  return untouched(verdict, size, null);
 }
 
-function facts(
+/** Of a file whose bytes did not pass through us. */
+function untouched(
   verdict: Extract<Verdict, { verdict: 'valid' }>,
   storedSize: number,
   compression: CompressionName | null,
-  digests: StagedFacts['digests'],
 ): StagedFacts {
-  return {
-    outcome: 'staged',
-    storedSize,
-    compression,
-    systemIdentifier: verdict.header?.systemIdentifier ?? null,
-    majorVersion: verdict.header?.majorVersion ?? null,
-    segmentSize: verdict.header?.segmentSize ?? null,
-    digests,
-  };
+  return factsOf(verdict, { storedSize, compression, encryption: null, digests: null });
 }
 
 function isSegment(name: WalName): boolean {
   return walKind(name) === 'segment' || walKind(name) === 'partial';
-}
-
-function judge(task: StageTask, plain: Buffer): Verdict {
-  const parsed = parseWalName(task.name);
-  return parsed === undefined
-    ? { verdict: 'invalid', reason: 'not the name of a WAL file' }
-    : judgeContent(parsed, plain);
-}
-
-/** The plain bytes, or why a file that arrived compressed gives none. */
-async function openCompressed(
-  task: StageTask,
-  content: Buffer,
-  arrived: CompressionName | null,
-): Promise<Buffer | StageResult> {
-  if (arrived === null) return content;
-  try {
-    return await decompress(content, arrived, { maxSize: MAX_SEGMENT_SIZE, custom: task.compression?.custom });
-  } catch (error) {
-    if (isErrorCode(error, 'incomplete-wal')) return { outcome: 'incomplete', reason: error.message };
-    if (isErrorCode(error, 'damaged')) return { outcome: 'invalid', reason: error.message };
-    // A program that is missing, say. Others don't need it.
-    throw new SourceFault(error);
-  }
-}
-
-export function sha256(data: Uint8Array): string {
-  return createHash('sha256').update(data).digest('hex');
-}
-
-function readHead(fd: number): Buffer {
-  const head = Buffer.alloc(Math.max(LONG_PAGE_HEADER_SIZE, RECOGNITION_BYTES));
-  return head.subarray(0, readAt(fd, head, 0));
-}
-
-function readFully(fd: number, into: Buffer): void {
-  let done = 0;
-  while (done < into.length) {
-    const count = readAt(fd, into.subarray(done), done);
-    if (count === 0) throw new SourceFault(new Error('it became shorter while it was read'));
-    done += count;
-  }
-}
-
-function readAt(fd: number, into: Buffer, position: number): number {
-  try {
-    return readSync(fd, into, 0, into.length, position);
-  } catch (error) {
-    throw new SourceFault(error);
-  }
 }
 
 /** The source itself will be linked into the archive, so its bytes and its mode must be right and durable now. */
@@ -333,7 +150,7 @@ async function createTemporary(
   const handle = await removeLeftover(path, () => open(path, 'wx', task.mode));
   try {
     await fill(handle);
-    if (sameIdentity(identityOf(fstatSync(fd, { bigint: true })), task.identity)) return handle;
+    if (isStill(task, fd)) return handle;
   } catch (error) {
     await handle.close();
     await unlink(path);

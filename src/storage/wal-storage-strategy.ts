@@ -2,7 +2,8 @@ import type { WalHooks } from '../hooks/wal-hooks.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { SavePipeline } from './save-pipeline.ts';
-import type { FileIdentity, StagedFacts, StageResult } from './staging.ts';
+import type { FileIdentity } from './file-identity.ts';
+import type { StagedFacts, StageResult } from './staged.ts';
 
 /** A file that waits to be archived, as its directory showed it. */
 export interface WaitingWal {
@@ -88,6 +89,11 @@ export interface StagedWal extends PreparedWal {
   readonly facts: StagedFacts;
 }
 
+export interface SentWal extends StagedWal {
+  /** What `send` said. */
+  readonly sent: CommitResult | null;
+}
+
 /** What publication did. `restage`: what was prepared is of no use (any more); prepare it again, by copying. */
 export type CommitResult =
   | { readonly outcome: 'stored' | 'already-stored'; readonly info: WalFileInfo }
@@ -133,15 +139,24 @@ export abstract class WalStorageStrategy {
   /** Chooses how a file will be stored; may claim it. `copy` keeps the source's inode out of the archive. */
   abstract prepare(wal: WaitingWal, options: { readonly copy: boolean }): Promise<PreparedWal>;
 
-  /** Everything slow. Nothing becomes visible. */
+  /** Everything slow that needs only the file. Nothing becomes visible. */
   abstract stage(prepared: PreparedWal, expected: number): Promise<StageResult>;
+
+  /**
+   * Publishes one file, where that takes too long to be done under the
+   * catalogue's lock; several at a time, once they are known to belong here.
+   * Null where `commit` does it.
+   */
+  send(_staged: StagedWal): Promise<CommitResult | null> {
+    return Promise.resolve(null);
+  }
 
   /**
    * Publishes a group, in order, under the catalogue's lock; never replaces
    * anything. Resolves once all of them would survive power loss. Returns a
    * result for each file up to and including the first `restage`.
    */
-  abstract commit(group: readonly StagedWal[]): Promise<CommitResult[]>;
+  abstract commit(group: readonly SentWal[]): Promise<CommitResult[]>;
 
   /** After the catalogue lines of a group: drops what was prepared, and, unless they are kept, the sources. */
   abstract remove(stored: readonly PreparedWal[], keepSources: boolean): Promise<void>;
@@ -152,10 +167,10 @@ export abstract class WalStorageStrategy {
   /** Drops what an interrupted pass prepared for a file that is not to be archived now, after all. */
   abstract dropPrepared(name: WalName): Promise<void>;
 
-  /** Bytes of a segment, as far as it is known without reading an encrypted one. */
-  abstract encryptedSegmentSize(): Promise<number | null>;
+  /** Bytes of a segment, as far as that is known without reading one. `newest`: one that should be there. */
+  abstract knownSegmentSize(newest: WalName | null): Promise<number | null>;
 
-  /** The full path or object key of a WAL file. */
+  /** The full path or object key under which a WAL file would be stored now. */
   abstract getFullPath(name: WalName): string;
 
   /** Throws `storage` when the archive as a whole can't be seen: not mounted, say. Then nothing is "certainly absent". */
@@ -163,6 +178,9 @@ export abstract class WalStorageStrategy {
 
   /** Is there something at a full path? Throws `storage` when that can't be told. */
   abstract exists(fullPath: string): Promise<boolean>;
+
+  /** Those of the names that are stored. Throws `storage` when that can't be told. */
+  abstract stored(names: readonly WalName[]): Promise<ReadonlySet<WalName>>;
 
   /** The stored file; null only when it is certainly absent. */
   abstract read(name: WalName): Promise<StoredWal | null>;
@@ -192,4 +210,7 @@ export abstract class WalStorageStrategy {
     walsToDelete: ReadonlyMap<string, readonly WalFileInfo[]>,
     onDeleted?: (name: WalName) => void,
   ): Promise<WalName[]>;
+
+  /** Ends threads and connections. */
+  abstract close(): Promise<void>;
 }

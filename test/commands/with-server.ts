@@ -1,6 +1,6 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sha256 } from '../../src/storage/staging.ts';
+import { sha256 } from '../../src/storage/sha256.ts';
 import { walDirectory, type WalName } from '../../src/wal/wal-name.ts';
 import { runCli, writeConfig, type CliOptions } from '../support/cli.ts';
 import type { RunResult } from '../support/run.ts';

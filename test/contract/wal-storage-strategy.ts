@@ -8,7 +8,7 @@ import type { CompressionName } from '../../src/compression/codec.ts';
 import { WalwardenError } from '../../src/errors.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
 import type { ReadingKeys } from '../../src/storage/stored-content.ts';
-import { sha256 } from '../../src/storage/staging.ts';
+import { sha256 } from '../../src/storage/sha256.ts';
 import type {
   AcceptSystem,
   StoredWal,

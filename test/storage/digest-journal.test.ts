@@ -2,7 +2,7 @@ import { appendFile, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { DigestJournal, type DigestEntry } from '../../src/storage/digest-journal.ts';
-import { sha256 } from '../../src/storage/staging.ts';
+import { sha256 } from '../../src/storage/sha256.ts';
 import { walName } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
 import { makeWal } from '../support/make-wal.ts';

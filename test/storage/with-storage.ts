@@ -4,7 +4,7 @@ import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { recogniseCompression } from '../../src/compression/codecs.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
-import { identityOf } from '../../src/storage/staging.ts';
+import { identityOf } from '../../src/storage/file-identity.ts';
 import { LocalWalStorageStrategy, type LocalStorageSettings } from '../../src/storage/local-wal-storage-strategy.ts';
 import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
 import type {
@@ -37,7 +37,10 @@ export interface TestStorage extends TestHome {
   readonly open: (options?: StorageOptions) => LocalWalStorageStrategy;
 }
 
-const GO_ON = async (): Promise<{ outcome: 'continue'; reason: string }> => ({ outcome: 'continue', reason: '' });
+export const GO_ON = async (): Promise<{ outcome: 'continue'; reason: string }> => ({
+  outcome: 'continue',
+  reason: '',
+});
 
 export async function withStorage<T>(defaults: StorageOptions, body: (storage: TestStorage) => Promise<T>): Promise<T> {
   return withHome(async (home) => {
@@ -58,7 +61,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
       const strategy = new LocalWalStorageStrategy(
         {
           catalogue,
-          hooks: { before: GO_ON, after: GO_ON, ...hooks },
+          hooks: { watches: () => true, before: GO_ON, after: GO_ON, ...hooks },
           accept: accept ?? (async () => null),
         },
         {

@@ -69,6 +69,11 @@ export class ObjectStore implements S3Session, AsyncDisposable {
     await this.list(prefix, { ...options, pageSize: 1 }).next();
   }
 
+  /** Relies on what a probe of this endpoint once found out. */
+  rely(capabilities: EndpointCapabilities): void {
+    this.#capabilities = capabilities;
+  }
+
   /** Finds out what the endpoint can do, with an object under this key, and relies on it from now on. */
   async probe(key: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<ProbeResult> {
     const result = await probeEndpoint(this, key, options.signal);

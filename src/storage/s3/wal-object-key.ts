@@ -30,10 +30,6 @@ const KEY_BELOW_SERVER = 100;
 // DNS names, which is all that AWS makes today, and what older regions and other services allow besides.
 const BUCKET = /^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$/;
 
-export function isS3Location(text: string): boolean {
-  return /^s3:/i.test(text);
-}
-
 /**
  * Takes `s3://BUCKET/PREFIX` apart, so that keys come out as Barman's: leading
  * slashes of the prefix don't count, one trailing slash doesn't either.

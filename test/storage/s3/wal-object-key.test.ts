@@ -2,7 +2,6 @@ import { describe, expect, test } from 'vitest';
 import type { CompressionName } from '../../../src/compression/codec.ts';
 import {
   buildWalObjectKey,
-  isS3Location,
   parseS3Location,
   parseWalObjectKey,
   walGroupPrefix,
@@ -46,16 +45,6 @@ describe('a location in S3', () => {
     expect(() => parseS3Location(text)).toThrow(expect.objectContaining({ code: 'config' }));
     expect(() => parseS3Location(text)).toThrow(problem);
     expect(() => parseS3Location(text)).toThrow('wals_directory = ');
-  });
-
-  test('is recognised by its beginning', () => {
-    expect(['s3://b', 's3:b', 'S3://b', '/s3://b', '%(barman_home)s'].map(isS3Location)).toEqual([
-      true,
-      true,
-      true,
-      false,
-      false,
-    ]);
   });
 });
 

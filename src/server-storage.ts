@@ -1,0 +1,80 @@
+import { join } from 'node:path';
+import type { ServerConfig } from './config/config.ts';
+import { isS3Location } from './config/values.ts';
+import type { Logger } from './logging.ts';
+import { compressionSettings, customFilters, s3Settings } from './server-settings.ts';
+import { CloudWalStorageStrategy } from './storage/cloud-wal-storage-strategy.ts';
+import { LocalWalStorageStrategy } from './storage/local-wal-storage-strategy.ts';
+import { ObjectStore } from './storage/s3/object-store.ts';
+import { RememberedEndpoint } from './storage/s3/remembered-endpoint.ts';
+import { parseS3Location } from './storage/s3/wal-object-key.ts';
+import type { ReadingKeys } from './storage/stored-content.ts';
+import type { StrategyParts, WalStorageStrategy } from './storage/wal-storage-strategy.ts';
+import { ownVersion } from './version.ts';
+
+/** Where a server's archive is: below a local directory, or in a bucket. */
+export function createStrategy(
+  server: ServerConfig,
+  parts: StrategyParts,
+  keys: ReadingKeys,
+  logger: Logger,
+  kill: AbortSignal | undefined,
+): WalStorageStrategy {
+  const { name, options } = server;
+  const shared = {
+    workers: options.archiver_workers,
+    compression: compressionSettings(server, customFilters(server)),
+    encryption:
+      options.encryption === null || options.encryption_key_id === null
+        ? null
+        : { keyId: options.encryption_key_id, homedir: options.gnupg_home ?? undefined },
+    keys,
+  };
+  if (!isS3Location(options.wals_directory)) {
+    return new LocalWalStorageStrategy(parts, {
+      ...shared,
+      walsDirectory: options.wals_directory,
+      digestJournal: join(options.backup_directory, 'encrypted-wals.digests'),
+      mode: options.wal_file_mode,
+      onNoHardLinks: (directory) =>
+        logger.warn(
+          { server: name },
+          `the file system of ${directory} has no hard links; publishing by rename instead`,
+        ),
+    });
+  }
+  const { bucket, prefix } = parseS3Location(options.wals_directory);
+  const store = new ObjectStore({
+    ...s3Settings(server, bucket),
+    onWarning: (text) => logger.warn({ server: name }, text),
+  });
+  return new CloudWalStorageStrategy(parts, {
+    ...shared,
+    root: { prefix, server: name },
+    store,
+    endpoint: new RememberedEndpoint(join(options.backup_directory, '.s3-endpoint.json'), store.settings),
+    parallel: options.cloud_wal_archive_parallel,
+    deleteBatchSize: options.cloud_delete_batch_size,
+    version: ownVersion(),
+    kill,
+    onProbed: ({ conditionalWrites, integrity }, leftover) => {
+      const endpoint = options.aws_endpoint_url ?? 'AWS';
+      logger.debug({ server: name, conditionalWrites, integrity }, `looked what ${endpoint} can do`);
+      if (!conditionalWrites) {
+        logger.warn(
+          { server: name },
+          `${endpoint} does not honour If-None-Match: each object is looked for before it is written, and two archivers must not write to s3://${bucket} at the same time`,
+        );
+      }
+      if (integrity === 'none') {
+        logger.warn(
+          { server: name },
+          `${endpoint} checks no digest of what it is sent: each upload is compared after it`,
+        );
+      }
+      if (leftover !== null) {
+        logger.info({ server: name }, `s3://${bucket}/${leftover} stays: it may not be deleted, and does no harm`);
+      }
+    },
+  });
+}

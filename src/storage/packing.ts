@@ -1,0 +1,27 @@
+import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
+import { collectGarbage } from './collect-garbage.ts';
+import { isStill, readHead, withSource } from './open-source.ts';
+import type { StageResult, TransformTask } from './staged.ts';
+import { transform, turn } from './transform.ts';
+
+/**
+ * Prepares one file to be sent, in memory and from one open descriptor: read,
+ * verify, compress, encrypt. Runs on a worker thread or in process; outcomes are
+ * values, so that they cross threads.
+ */
+export async function packWal(task: TransformTask): Promise<StageResult> {
+  return withSource(task, async (fd): Promise<StageResult> => {
+    const arrived = recogniseCompression(readHead(fd));
+    const compressor = arrived === null && task.compression !== null ? createCompressor(task.compression) : null;
+    return turn(async (): Promise<StageResult> => {
+      const made = await transform(task, fd, arrived, compressor, true);
+      if (made.outcome !== 'transformed') return made;
+      if (!isStill(task, fd)) return { outcome: 'changed', reason: 'it changed while it was read' };
+      const { stored, plainSize, facts } = made;
+      // Memory of its own, which may be handed to another thread without a further copy.
+      const bytes = new Uint8Array(stored);
+      collectGarbage(stored.length);
+      return { ...facts, packed: { bytes, plainSize } };
+    });
+  });
+}

@@ -1,0 +1,150 @@
+import type { CompressionName } from '../../compression/codec.ts';
+import type { WalFileInfo } from '../../wal/wal-file-info.ts';
+import { parseWalName, walKind, type WalName } from '../../wal/wal-name.ts';
+import type { StoredWal } from '../wal-storage-strategy.ts';
+import type { ObjectFacts } from './get-object.ts';
+import type { ObjectStore } from './object-store.ts';
+import {
+  buildWalObjectKey,
+  formatS3Url,
+  parseWalObjectKey,
+  walKeyStem,
+  walsPrefix,
+  type WalRoot,
+} from './wal-object-key.ts';
+import { parseWalObjectMetadata } from './wal-object-metadata.ts';
+
+/** Objects that are looked at at the same time when all are. */
+const LOOKS = 32;
+
+/** The WAL files in a bucket, whoever stored them. Reading only. */
+export class WalObjects {
+  readonly #store: ObjectStore;
+  readonly #root: WalRoot;
+  readonly #usual: CompressionName | null;
+  readonly #signal: AbortSignal | undefined;
+
+  /** `usual`: the compression that most files have. */
+  constructor(store: ObjectStore, root: WalRoot, usual: CompressionName | null, signal?: AbortSignal) {
+    this.#store = store;
+    this.#root = root;
+    this.#usual = usual;
+    this.#signal = signal;
+  }
+
+  /** Where a file would be stored now. */
+  usualKey(name: WalName): string {
+    return buildWalObjectKey(this.#root, name, this.#usual);
+  }
+
+  url(key: string): string {
+    return formatS3Url(this.#store.settings.bucket, key);
+  }
+
+  /** The keys of a file; more than one when it was stored with several compressions. */
+  async keysOf(name: WalName): Promise<string[]> {
+    const keys: string[] = [];
+    const objects = this.#store.list(walKeyStem(this.#root, name), { signal: this.#signal });
+    for await (const { key } of objects) if (parseWalObjectKey(this.#root, key)?.name === name) keys.push(key);
+    return keys;
+  }
+
+  /** The stored bytes; null only when there is certainly no such file. */
+  read(name: WalName): Promise<StoredWal | null> {
+    return this.#first(name, (key) => this.readKey(key));
+  }
+
+  async readKey(key: string): Promise<StoredWal | null> {
+    const object = await this.#store.get(key, { signal: this.#signal });
+    return object === null ? null : { path: this.url(key), bytes: object.bytes, mtime: mtimeOf(object) };
+  }
+
+  /** What the object says of itself; null only when there is certainly no such file. */
+  async describe(name: WalName): Promise<WalFileInfo | null> {
+    const facts = await this.look(name);
+    return facts === null ? null : infoOf(this.#root, name, facts);
+  }
+
+  /** One request where the file has the usual compression. */
+  look(name: WalName): Promise<ObjectFacts | null> {
+    return this.#first(name, (key) => this.#store.head(key, { signal: this.#signal }));
+  }
+
+  /** Under the usual key, or else under any. */
+  async #first<T>(name: WalName, ask: (key: string) => Promise<T | null>): Promise<T | null> {
+    const usual = this.usualKey(name);
+    const found = await ask(usual);
+    if (found !== null) return found;
+    for (const key of await this.keysOf(name)) {
+      const other = await ask(key);
+      if (other !== null) return other;
+    }
+    return null;
+  }
+
+  /** All files, by name; each is looked at, several at a time. */
+  async *list(): AsyncGenerator<WalFileInfo> {
+    const looks: Promise<WalFileInfo | null>[] = [];
+    for await (const [name, keys] of this.#byName()) {
+      const look = this.#describeOne(name, keys);
+      // It is awaited in its turn, which another's failure may come before.
+      look.catch(() => {});
+      looks.push(look);
+      if (looks.length < LOOKS) continue;
+      const info = await looks.shift();
+      if (info) yield info;
+    }
+    for (const look of looks) {
+      const info = await look;
+      if (info !== null) yield info;
+    }
+  }
+
+  async #describeOne(name: WalName, keys: readonly string[]): Promise<WalFileInfo | null> {
+    const usual = this.usualKey(name);
+    const [key = usual] = keys.includes(usual) ? [usual] : keys;
+    const facts = await this.#store.head(key, { signal: this.#signal });
+    return facts === null ? null : infoOf(this.#root, name, facts);
+  }
+
+  /** Names with their keys, in the order of the names: an extension sorts a segment behind its backup labels. */
+  async *#byName(): AsyncGenerator<[WalName, string[]]> {
+    let segment: string | null = null;
+    let names = new Map<WalName, string[]>();
+    const inOrder = (): [WalName, string[]][] => [...names].sort(([a], [b]) => (a < b ? -1 : 1));
+    for await (const { key } of this.#store.list(walsPrefix(this.#root), { signal: this.#signal })) {
+      const parsed = parseWalObjectKey(this.#root, key);
+      if (parsed === null) continue;
+      const [stem = ''] = parsed.name.split('.');
+      if (stem !== segment) {
+        yield* inOrder();
+        [segment, names] = [stem, new Map()];
+      }
+      names.set(parsed.name, [...(names.get(parsed.name) ?? []), key]);
+    }
+    yield* inOrder();
+  }
+
+  /** Bytes of a segment, as the object of one says; null when it doesn't. */
+  async segmentSize(name: WalName): Promise<number | null> {
+    if (walKind(name) !== 'segment' || parseWalName(name) === undefined) return null;
+    const facts = await this.look(name);
+    return facts === null ? null : parseWalObjectMetadata(facts.metadata).size;
+  }
+}
+
+/** The catalogue's facts; of an object that others stored, as far as its key and its time tell. */
+export function infoOf(root: WalRoot, name: WalName, facts: ObjectFacts): WalFileInfo {
+  const { compression, encryption } = parseWalObjectMetadata(facts.metadata);
+  return {
+    name,
+    size: facts.size,
+    mtime: mtimeOf(facts),
+    compression: compression === undefined ? (parseWalObjectKey(root, facts.key)?.compression ?? null) : compression,
+    encryption: encryption ?? null,
+  };
+}
+
+function mtimeOf({ metadata, modifiedMs }: ObjectFacts): number {
+  return parseWalObjectMetadata(metadata).mtime ?? (modifiedMs ?? 0) / 1000;
+}

@@ -1,0 +1,107 @@
+import pLimit from 'p-limit';
+import type { CompressionName, Compressor } from '../compression/codec.ts';
+import { decompress } from '../compression/codecs.ts';
+import { encryptGpg } from '../encryption/gpg.ts';
+import { isErrorCode } from '../errors.ts';
+import { judgeContent, type Verdict } from '../wal/verify.ts';
+import { MAX_SEGMENT_SIZE, parseWalName } from '../wal/wal-name.ts';
+import { readFully, SourceFault } from './open-source.ts';
+import { sha256 } from './sha256.ts';
+import type { StagedFacts, StageFailure, TransformTask } from './staged.ts';
+
+/** A segment that could not be compressed is a little larger afterwards. */
+const MAX_DELIVERED_SIZE = BigInt(MAX_SEGMENT_SIZE) * 2n;
+
+/**
+ * What one thread does with bytes in memory, it does for one file at a time:
+ * the buffer below is used again, and codecs use theirs again. Meanwhile
+ * another file may be fsynced.
+ */
+export const turn = pLimit(1);
+
+let readBuffer: Buffer = Buffer.alloc(0);
+
+/** A buffer for a whole file. A new one for each would only be freed when the collector comes by. */
+function bufferFor(size: number): Buffer {
+  if (readBuffer.length < size) readBuffer = Buffer.allocUnsafeSlow(size);
+  return readBuffer.subarray(0, size);
+}
+
+/** A whole file in memory, verified, compressed and encrypted. */
+export interface Transformed {
+  readonly outcome: 'transformed';
+  /** The bytes to store, which lie in memory that the next file uses again. */
+  readonly stored: Buffer;
+  readonly plainSize: number;
+  readonly facts: StagedFacts;
+}
+
+/**
+ * Reads an open file and makes of it what is to be stored: verified, compressed
+ * unless it arrived so, encrypted. Take your {@link turn}.
+ */
+export async function transform(
+  task: TransformTask,
+  fd: number,
+  arrived: CompressionName | null,
+  compressor: Compressor | null,
+  wantsDigests: boolean,
+): Promise<StageFailure | Transformed> {
+  if (task.identity.size > MAX_DELIVERED_SIZE) {
+    return { outcome: 'invalid', reason: `${task.identity.size} bytes are more than any WAL file has` };
+  }
+  const content = bufferFor(Number(task.identity.size));
+  readFully(fd, content);
+  const plain = await openCompressed(task, content, arrived);
+  if (!Buffer.isBuffer(plain)) return plain;
+  const verdict = judge(task, plain);
+  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  const digest = wantsDigests ? sha256(plain) : null;
+  // What arrives compressed is stored as it is.
+  const packed = compressor === null ? content : await compressor.compressTransient(content);
+  const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
+  const facts = factsOf(verdict, {
+    storedSize: stored.length,
+    compression: arrived ?? compressor?.name ?? null,
+    encryption: task.encryption === null ? null : 'gpg',
+    digests: digest === null ? null : { plain: digest, stored: sha256(stored) },
+  });
+  return { outcome: 'transformed', stored, plainSize: plain.length, facts };
+}
+
+export function factsOf(
+  verdict: Extract<Verdict, { verdict: 'valid' }>,
+  stored: Pick<StagedFacts, 'storedSize' | 'compression' | 'encryption' | 'digests'>,
+): StagedFacts {
+  return {
+    outcome: 'staged',
+    systemIdentifier: verdict.header?.systemIdentifier ?? null,
+    majorVersion: verdict.header?.majorVersion ?? null,
+    segmentSize: verdict.header?.segmentSize ?? null,
+    ...stored,
+  };
+}
+
+function judge(task: TransformTask, plain: Buffer): Verdict {
+  const parsed = parseWalName(task.name);
+  return parsed === undefined
+    ? { verdict: 'invalid', reason: 'not the name of a WAL file' }
+    : judgeContent(parsed, plain);
+}
+
+/** The plain bytes, or why a file that arrived compressed gives none. */
+async function openCompressed(
+  task: TransformTask,
+  content: Buffer,
+  arrived: CompressionName | null,
+): Promise<Buffer | StageFailure> {
+  if (arrived === null) return content;
+  try {
+    return await decompress(content, arrived, { maxSize: MAX_SEGMENT_SIZE, custom: task.compression?.custom });
+  } catch (error) {
+    if (isErrorCode(error, 'incomplete-wal')) return { outcome: 'incomplete', reason: error.message };
+    if (isErrorCode(error, 'damaged')) return { outcome: 'invalid', reason: error.message };
+    // A program that is missing, say. Others don't need it.
+    throw new SourceFault(error);
+  }
+}
