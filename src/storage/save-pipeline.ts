@@ -9,7 +9,6 @@ import type {
   SaveOptions,
   SaveResult,
   SentWal,
-  StagedWal,
   WaitingWal,
   WalStorageStrategy,
 } from './wal-storage-strategy.ts';
@@ -151,35 +150,29 @@ export class SavePipeline {
   }
 
   #startStaging(prepared: PreparedWal, again: boolean): InHand {
-    // One that is staged again had its turn before.
-    const previous = again ? Promise.resolve() : this.#admitted;
     const staged = this.#limit(() => (this.#draining ? DRAINED : this.#strategy.stage(prepared, this.#expected)));
-    const admitted = (async () => {
-      const result = await staged;
-      await previous;
-      return this.#admit(result);
-    })();
-    if (!again) this.#admitted = admitted.then(nothing, nothing);
-    const finish = async (): Promise<void> => {
-      try {
-        item.staged = await admitted;
-        if (item.staged.outcome === 'staged') await this.#send(item, { ...prepared, facts: item.staged });
-      } catch (error) {
-        item.staged = failed(error);
-      }
+    // One that is staged again had its turn before.
+    const admitted = again ? staged.then((result) => this.#admit(result)) : this.#admitInTurn(staged);
+    const settle = async (): Promise<void> => {
+      const sending = admitted.then((result) => this.#send(prepared, result));
+      const { staged: result, sent } = await sending.catch((error: unknown) => ({ staged: failed(error), sent: null }));
+      item.staged = result;
+      item.sent = sent;
       item.stagedAt = Date.now();
     };
-    const item: InHand = {
-      prepared,
-      // Not before `item` is there.
-      staging: Promise.resolve().then(finish),
-      staged: null,
-      sent: null,
-      stagedAt: 0,
-      again,
-      result: null,
-    };
+    const item: InHand = { prepared, staging: settle(), staged: null, sent: null, stagedAt: 0, again, result: null };
     return item;
+  }
+
+  /** In WAL order, though they are staged in any: the first of all may decide whose archive this is. */
+  #admitInTurn(staged: Promise<StageResult>): Promise<StageResult> {
+    const previous = this.#admitted;
+    const admitted = staged.then(async (result) => {
+      await previous;
+      return this.#admit(result);
+    });
+    this.#admitted = admitted.then(nothing, nothing);
+    return admitted;
   }
 
   /** Does it belong here? */
@@ -189,14 +182,15 @@ export class SavePipeline {
     return foreign === null ? staged : { outcome: 'invalid', reason: foreign };
   }
 
-  async #send(item: InHand, staged: StagedWal): Promise<void> {
-    if (this.#useless) {
-      item.staged = DRAINED;
-      return;
-    }
-    item.sent = await this.#strategy.send(staged);
-    // It would stay in memory until the group is complete.
-    item.staged = { ...staged.facts, packed: undefined };
+  async #send(
+    prepared: PreparedWal,
+    staged: StageResult,
+  ): Promise<{ readonly staged: StageResult; readonly sent: CommitResult | null }> {
+    if (staged.outcome !== 'staged') return { staged, sent: null };
+    if (this.#useless) return { staged: DRAINED, sent: null };
+    const sent = await this.#strategy.send({ ...prepared, facts: staged });
+    // The bytes would stay in memory until the group is complete.
+    return { staged: { ...staged, packed: undefined }, sent };
   }
 
   /**
