@@ -13,6 +13,7 @@ RUN apt-get update \
 COPY --from=build /src/package.json /opt/walwarden/
 COPY --from=build /src/dist /opt/walwarden/dist
 COPY --from=build /src/node_modules /opt/walwarden/node_modules
-RUN ln -s /opt/walwarden/dist/cli.js /usr/local/bin/walwarden
+RUN ln -s /opt/walwarden/dist/cli.js /usr/local/bin/walwarden \
+ && ln -s /opt/walwarden/dist/patroni-cli.js /usr/local/bin/walwarden-patroni
 USER node
 ENTRYPOINT ["walwarden"]
