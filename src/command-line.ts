@@ -5,6 +5,7 @@ import { addErrors } from './command-line/errors.ts';
 import type { Execute, Execution } from './command-line/execution.ts';
 import { addGetWal } from './command-line/get-wal.ts';
 import { addReceiveWal } from './command-line/receive-wal.ts';
+import { addRecover } from './command-line/recover.ts';
 import type { CommandContext, Report } from './commands/command.ts';
 import type { ReplicationStatusOptions } from './commands/replication-status.ts';
 import { exitStatusForDoubt } from './commands/doubt.ts';
@@ -73,6 +74,7 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
       config,
       logger,
       say: (text) => say(globals, text),
+      logsToFile: file !== null,
       ...drainOnSignal(execution),
     });
     if (errorLog !== null) for (const error of report.errors ?? []) logError(error, errorLog);
@@ -142,8 +144,8 @@ function write(text: string): void {
 
 function logError(error: unknown, logger: Logger): void {
   if (!(error instanceof WalwardenError)) return logger.error({ err: error, code: 'internal' }, messageOf(error));
-  const { code, message, hint } = error;
-  logger.error({ code, ...(hint === undefined ? {} : { hint }) }, message);
+  const { code, message, hint, repeated } = error;
+  logger[repeated ? 'debug' : 'error']({ code, ...(hint === undefined ? {} : { hint }) }, message);
 }
 
 function reportError(error: unknown, globals: GlobalOptions): void {
@@ -317,5 +319,6 @@ function buildProgram(execute: Execute, json: boolean): Command {
     );
 
   addErrors(program, execute);
+  addRecover(command);
   return program;
 }

@@ -19,6 +19,7 @@ export type ErrorCode =
   | 'program' // an external program is missing or failed
   | 'catalogue'
   | 'postgres' // PostgreSQL can't be reached, or refuses
+  | 'pg-backup-api' // it can't be reached, or doesn't answer as it should
   | 'receiver' // pg_receivewal can't run as things are
   | 'aborted' // we were asked to stop
   | 'internal';
@@ -27,6 +28,8 @@ export type ErrorCode =
 export interface ErrorDetails {
   readonly hint?: string;
   readonly cause?: unknown;
+  /** An earlier process logged it: no news for a log that many processes write to. */
+  readonly repeated?: boolean;
 }
 
 /** Every error that walwarden raises on purpose. The message is lower-case and names what, where, expected and found. */
@@ -34,11 +37,13 @@ export class WalwardenError extends Error {
   override readonly name = 'WalwardenError';
   readonly code: ErrorCode;
   readonly hint: string | undefined;
+  readonly repeated: boolean;
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;
     this.hint = details.hint;
+    this.repeated = details.repeated === true;
   }
 }
 

@@ -6,7 +6,14 @@ import { pipeThrough } from './compression/external-program.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import { encryptGpg } from './encryption/gpg.ts';
 import { isErrorCode } from './errors.ts';
-import { checkArchiverErrors, checkQueue, checkWalAge, describeGaps, walSize } from './health/archive-checks.ts';
+import {
+  checkArchiverErrors,
+  checkQueue,
+  checkWalAge,
+  describeFailure,
+  describeGaps,
+  walSize,
+} from './health/archive-checks.ts';
 import { runChecks, type CheckStep } from './health/check-run.ts';
 import type { CheckResult, CheckStrategy } from './health/check-strategy.ts';
 import {
@@ -18,10 +25,10 @@ import {
 } from './health/postgres-checks.ts';
 import type { Logger } from './logging.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
-import { archiveIdentifier, errorNames, newestGaps } from './server-facts.ts';
+import { archiveIdentifier, errorNames, firstUnlisted, localLeftovers, newestGaps } from './server-facts.ts';
 import { Look } from './server-look.ts';
 import { openServer, type Server } from './server.ts';
-import { compressionSettings, customFilters } from './server-settings.ts';
+import { compressionSettings, customFilters, patienceWithin } from './server-settings.ts';
 import { count, explain } from './words.ts';
 
 /** The checks of one server. */
@@ -43,7 +50,8 @@ export async function checkServer(
   const stop = new AbortController();
   let opened: Server;
   try {
-    opened = openServer(config, server, logger, { kill: AbortSignal.any([signal, stop.signal]) });
+    const kill = AbortSignal.any([signal, stop.signal]);
+    opened = openServer(config, server, logger, { kill, patience: patienceWithin(server.options.check_timeout) });
   } catch (error) {
     if (!isErrorCode(error, 'config')) throw error;
     // Its values may be the defaults in place of bad ones: nothing is looked at with them.
@@ -94,17 +102,31 @@ async function checkArchive(look: Look, strategy: CheckStrategy, signal: AbortSi
   await look.directories();
   await server.checkThere();
   const { files, damagedLines } = await look.archive(signal);
-  if (files === 0) return strategy.result(false, await look.whyNothingComes(true, signal));
   const rebuild = `walwarden rebuild-xlogdb ${server.name} makes it anew`;
+  if (files === 0) {
+    const lost = await firstUnlisted(server);
+    const why =
+      lost === null
+        ? await look.whyNothingComes(true, signal)
+        : `the catalogue is empty, but there is ${lost}: ${rebuild}`;
+    return strategy.result(false, why);
+  }
   if (damagedLines > 0)
     return strategy.result(false, `the catalogue has ${count(damagedLines, 'damaged line')}: ${rebuild}`);
   if (!server.config.active || server.config.passive) return;
+  const failure = await look.failure();
   for (const kind of ['incoming', 'streaming'] as const) {
     if (!server.config.options[kind === 'incoming' ? 'archiver' : 'streaming_archiver']) continue;
     const trouble = await look.trouble(kind);
     if (trouble !== null) strategy.result(false, trouble);
+    // The same reason holds for what waits in the other directory.
+    if (trouble !== null && failure !== null) return;
   }
   if (strategy.hasErrors) return;
+  // Nothing is left to be archived, so nobody needs to be woken.
+  if (failure !== null) strategy.result(true, describeFailure(failure, look.now));
+  const left = await localLeftovers(server.config);
+  if (left !== null) strategy.result(true, left);
   const gaps = describeGaps(await newestGaps(server.catalogue), server.name);
   if (gaps !== null) strategy.result(true, gaps);
 }

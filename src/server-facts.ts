@@ -11,11 +11,13 @@ import { unlessAborted } from './health/patience.ts';
 import { PostgresError } from './postgres/failure.ts';
 import type { ReachedServer, RemoteStatus } from './postgres/remote-status.ts';
 import { UNKNOWN_SERVER, UNKNOWN_SLOT, UNKNOWN_STREAMING } from './postgres/unknown-status.ts';
+import type { ServerConfig } from './config/config.ts';
+import { isS3Location } from './config/values.ts';
+import { localArchiveOf } from './server-settings.ts';
 import type { Server } from './server.ts';
 import { claimPath } from './storage/claim.ts';
-import { isS3Location } from './config/values.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
-import { walKind, type WalName } from './wal/wal-name.ts';
+import { isWalName, walKind, type WalName } from './wal/wal-name.ts';
 import { summariseWals, type SegmentRange } from './wal/wal-ranges.ts';
 import { explain, formatBytes, formatSpan } from './words.ts';
 
@@ -199,8 +201,32 @@ export async function newestGaps(catalogue: Server['catalogue']): Promise<Segmen
   return timelines.flatMap(({ gaps }) => gaps);
 }
 
+/** A file that is archived, where the catalogue of a bucket has none: this machine, say, is new. Null when there is none. */
+export async function firstUnlisted({ config, strategy }: Server): Promise<string | null> {
+  if (!isS3Location(config.options.wals_directory)) return null;
+  for await (const { name } of strategy.list()) return strategy.getFullPath(name);
+  return null;
+}
+
+/** What is left of an archive that was in a directory before it was in a bucket; null when nothing is. */
+export async function localLeftovers(server: ServerConfig): Promise<string | null> {
+  const directory = localArchiveOf(server);
+  if (directory === null) return null;
+  const old = (await namesIn(directory)).filter((name) => /^[0-9A-F]{16}$/i.test(name) || isWalName(name));
+  if (old.length === 0) return null;
+  return (
+    `${directory} still holds WAL of an archive that was there before: get-wal finds it; to have it in the bucket, ` +
+    `move its files to ${server.options.incoming_wals_directory} (archive-wal takes compressed ones as they are), ` +
+    `then walwarden rebuild-xlogdb ${server.name}`
+  );
+}
+
 /** The names in the errors directory. */
-export async function errorNames(directory: string): Promise<string[]> {
+export function errorNames(directory: string): Promise<string[]> {
+  return namesIn(directory);
+}
+
+async function namesIn(directory: string): Promise<string[]> {
   try {
     return await readdir(directory, 'latin1');
   } catch (error) {

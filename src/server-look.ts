@@ -4,7 +4,14 @@ import {
   whyNothingIsReceived,
   type StreamingArchivalStatus,
 } from './archiver/streaming-health.ts';
-import { isStuck, whyItWaits, type ArchiveFacts, type LastPass, type QueueFacts } from './health/archive-checks.ts';
+import {
+  isStuck,
+  whyItWaits,
+  type ArchiveFacts,
+  type FailureFacts,
+  type LastPass,
+  type QueueFacts,
+} from './health/archive-checks.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
 import { answerOf, archiveFacts, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
 import type { Server } from './server.ts';
@@ -20,6 +27,7 @@ export class Look {
   #queues = new Map<'incoming' | 'streaming', Promise<QueueFacts>>();
   #directories: Promise<string[]> | undefined;
   #pass: Promise<LastPass | null> | undefined;
+  #failure: Promise<FailureFacts | null> | undefined;
   #archive: Promise<ArchiveFacts> | undefined;
   #streaming: Promise<StreamingArchivalStatus> | undefined;
 
@@ -50,6 +58,12 @@ export class Look {
     return (this.#pass ??= lastPass(this.server.lockPath('archive-wal')));
   }
 
+  /** Why the last pass failed; null when it didn't, or none is expected of us. */
+  failure(): Promise<FailureFacts | null> {
+    const { config, failures } = this.server;
+    return (this.#failure ??= config.active && !config.passive ? failures.current() : Promise.resolve(null));
+  }
+
   archive(signal: AbortSignal): Promise<ArchiveFacts> {
     return (this.#archive ??= archiveFacts(this.server.catalogue, signal));
   }
@@ -59,7 +73,7 @@ export class Look {
   }
 
   async whyItWaits(kind: 'incoming' | 'streaming'): Promise<string | null> {
-    const why = whyItWaits(await this.queue(kind), await this.pass(), this.now, this.server.name);
+    const why = whyItWaits(await this.queue(kind), await this.pass(), this.now, this.server.name, await this.failure());
     // Such as a full disk.
     const problems = why === null ? [] : await this.directories();
     return why === null ? null : [why, ...problems].join('; ');
@@ -67,7 +81,9 @@ export class Look {
 
   /** What waits there and needs somebody to look at it; null when all goes its way. */
   async trouble(kind: 'incoming' | 'streaming'): Promise<string | null> {
-    return isStuck(await this.queue(kind), await this.pass(), this.now) ? this.whyItWaits(kind) : null;
+    const queue = await this.queue(kind);
+    const failed = queue.first !== null && (await this.failure()) !== null;
+    return failed || isStuck(queue, await this.pass(), this.now) ? this.whyItWaits(kind) : null;
   }
 
   /** Why no WAL comes into the archive; `ever`: none did yet. */

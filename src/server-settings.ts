@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { CompressionSettings, CustomFilters } from './compression/codec.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
+import { isS3Location } from './config/values.ts';
 import type { WalHookSettings } from './hooks/wal-hooks.ts';
 import type { PostgresSettings } from './postgres/remote-status.ts';
 import type { S3Settings } from './storage/s3/s3-settings.ts';
@@ -36,9 +37,36 @@ export function compressionSettings(
   return { compression, level: compression_level ?? undefined, custom };
 }
 
+/** An endpoint that is there takes a connection at once. */
+const CONNECT_TIMEOUT_MS = 10_000;
+
+/** How long S3 is asked, where somebody waits for our answer. */
+export interface S3Patience {
+  /** A request may go without a byte for so many milliseconds. */
+  readonly silenceMs: number;
+  /** Of one request, the first included. */
+  readonly attempts: number;
+}
+
+/**
+ * Of get-wal and put-wal, which PostgreSQL waits for: half a minute with an
+ * endpoint that is silent. Long enough for one that is restarted behind its load
+ * balancer; and a standby, which could stream meanwhile, is not kept for minutes.
+ */
+export const PATIENCE_FOR_POSTGRES: S3Patience = { silenceMs: 10_000, attempts: 3 };
+
+/** Of whoever could do without the answer. */
+export const LITTLE_PATIENCE: S3Patience = { silenceMs: 3_000, attempts: 1 };
+
+/** So that S3 has failed with its own words before the time is up; 0 is no limit. */
+export function patienceWithin(limitMs: number): S3Patience {
+  return { silenceMs: limitMs === 0 ? 10_000 : Math.min(10_000, Math.max(200, limitMs / 3)), attempts: 2 };
+}
+
 /** How the bucket of an archive in S3 is reached. */
-export function s3Settings(server: ServerConfig, bucket: string): S3Settings {
+export function s3Settings(server: ServerConfig, bucket: string, patience?: S3Patience): S3Settings {
   const o = server.options;
+  const readTimeoutMs = Math.min(o.aws_read_timeout, patience?.silenceMs ?? Infinity);
   return {
     bucket,
     region: o.aws_region ?? undefined,
@@ -50,10 +78,17 @@ export function s3Settings(server: ServerConfig, bucket: string): S3Settings {
     kmsKeyId: o.aws_sse_kms_key_id ?? undefined,
     storageClass: o.aws_storage_class ?? undefined,
     tags: o.aws_tags ?? undefined,
-    readTimeoutMs: o.aws_read_timeout,
+    readTimeoutMs,
+    connectTimeoutMs: Math.min(CONNECT_TIMEOUT_MS, readTimeoutMs),
+    maxAttempts: patience?.attempts,
     bandwidthLimit: o.bandwidth_limit === 0 ? undefined : o.bandwidth_limit * 1024,
     deleteBatchSize: o.cloud_delete_batch_size,
   };
+}
+
+/** Where an archive was before it became one in a bucket, by default. */
+export function localArchiveOf({ options }: ServerConfig): string | null {
+  return isS3Location(options.wals_directory) ? join(options.backup_directory, 'wals') : null;
 }
 
 /** The hook scripts, by operation. */

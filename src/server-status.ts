@@ -1,16 +1,19 @@
 import { summariseErrorFiles } from './archiver/errors-directory.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
-import { isErrorCode, WalwardenError } from './errors.ts';
+import { isS3Location } from './config/values.ts';
+import { isErrorCode, messageOf, WalwardenError } from './errors.ts';
+import { describeFailure } from './health/archive-checks.ts';
 import { unlessAborted } from './health/patience.ts';
 import { reportPostgres } from './health/postgres-status.ts';
 import { StatusReport } from './health/status-report.ts';
 import type { Logger } from './logging.ts';
 import { answerOf, diskSpace, errorNames } from './server-facts.ts';
 import { Look } from './server-look.ts';
+import { patienceWithin } from './server-settings.ts';
 import { openServer, type Server } from './server.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
-import { explain, formatBytes, formatMoment } from './words.ts';
+import { explain, formatBytes, formatMoment, formatSpan } from './words.ts';
 
 /** What `status` says of one server. */
 export interface ServerStatusReport {
@@ -32,15 +35,16 @@ export async function statusOfServer(
   reportConfiguration(report, server);
   const stop = new AbortController();
   let opened: Server;
+  const { check_timeout: limit } = server.options;
+  const limitMs = limit > 0 ? Math.min(limit, PATIENCE_MS) : PATIENCE_MS;
   try {
-    opened = openServer(config, server, logger, { kill: AbortSignal.any([signal, stop.signal]) });
+    const kill = AbortSignal.any([signal, stop.signal]);
+    opened = openServer(config, server, logger, { kill, patience: patienceWithin(limitMs) });
   } catch (error) {
     if (!isErrorCode(error, 'config')) throw error;
     if (server.problems.length === 0) report.add('problem', 'Problem', error.message, explain(error));
     return { server, report };
   }
-  const { check_timeout: limit } = server.options;
-  const limitMs = limit > 0 ? Math.min(limit, PATIENCE_MS) : PATIENCE_MS;
   const timer = setTimeout(() => stop.abort(), limitMs);
   try {
     const aborted = AbortSignal.any([signal, stop.signal]);
@@ -71,6 +75,8 @@ function reportConfiguration(report: StatusReport, server: ServerConfig): void {
 async function fill(report: StatusReport, look: Look, signal: AbortSignal): Promise<void> {
   const { server } = look;
   const { passive } = server.config;
+  // It takes its time, as PostgreSQL may.
+  const bucket = bucketProblem(server, look.limitMs);
   if (!passive) {
     const remote = await answerOf(server, signal, look.limitMs);
     reportPostgres(report, remote, server.postgres.slotName);
@@ -82,10 +88,12 @@ async function fill(report: StatusReport, look: Look, signal: AbortSignal): Prom
   }
   report.add('passive_node', 'Passive node', passive, yes(passive));
   await tell(report, 'archive_files', 'Archived WAL files', () => reportArchive(report, look));
+  await tell(report, 'archive_bucket', 'Archive in S3', () => reportBucket(report, server, bucket));
   for (const kind of ['incoming', 'streaming'] as const) {
     await tell(report, `${kind}_queue`, `Files waiting in ${kind}`, () => reportQueue(report, look, kind));
   }
   await tell(report, 'last_archive_wal', 'Last archive-wal', () => reportPass(report, look));
+  await tell(report, 'archive_failure', 'Archiving fails', () => reportFailure(report, look));
   await tell(report, 'archiver_errors', 'Archiver errors', () => reportErrors(report, server));
 }
 
@@ -102,7 +110,9 @@ async function tell(report: StatusReport, name: string, label: string, add: () =
 }
 
 async function reportArchive(report: StatusReport, { server, now }: Look): Promise<void> {
-  await server.checkThere();
+  const path = server.config.options.wals_directory;
+  // What is known of a bucket is known here, whether it answers or not.
+  if (!isS3Location(path)) await server.checkThere();
   const { files, first, last, newest } = await server.catalogue.extent();
   const wal = (name: string, label: string, info: WalFileInfo | null): void =>
     report.add(
@@ -115,12 +125,34 @@ async function reportArchive(report: StatusReport, { server, now }: Look): Promi
   wal('archive_first_wal', 'First WAL in the archive', first);
   wal('archive_last_wal', 'Last WAL in the archive', last);
   if (newest !== null && newest.name !== last?.name) wal('archive_newest_wal', 'Newest WAL in the archive', newest);
-  const path = server.config.options.wals_directory;
+  if (isS3Location(path)) return;
   const space = await diskSpace(path);
   if (space === null) return;
   const { free, total } = space;
   const text = `${formatBytes(free)} of ${formatBytes(total)}, ${path}`;
   report.add('archive_disk_free', 'Free space of the archive', { free, total, path }, text);
+}
+
+/** Where the bucket is, and whether it answers. */
+async function reportBucket(report: StatusReport, { config }: Server, asked: Promise<string | null>): Promise<void> {
+  const { wals_directory: location, aws_endpoint_url, aws_region } = config.options;
+  if (!isS3Location(location)) return;
+  const endpoint = aws_endpoint_url ?? (aws_region === null ? 'AWS' : `AWS in ${aws_region}`);
+  const problem = await asked;
+  const text = `${location}, at ${endpoint}${problem === null ? '' : `: FAILED (${problem})`}`;
+  report.add('archive_bucket', 'Archive in S3', { location, endpoint, problem }, text);
+}
+
+/** What keeps us from seeing the archive in a bucket; null when nothing does. Never rejects. */
+async function bucketProblem(server: Server, limitMs: number): Promise<string | null> {
+  if (!isS3Location(server.config.options.wals_directory)) return null;
+  try {
+    await server.checkThere();
+    return null;
+  } catch (error) {
+    if (isErrorCode(error, 'aborted')) return `no answer within ${formatSpan(limitMs)}`;
+    return error instanceof WalwardenError ? explain(error) : messageOf(error);
+  }
 }
 
 async function reportQueue(report: StatusReport, look: Look, kind: 'incoming' | 'streaming'): Promise<void> {
@@ -149,6 +181,15 @@ async function reportPass(report: StatusReport, look: Look): Promise<void> {
   const atWork = pass?.running === true ? `, process ${pass.pid} at work` : '';
   const text = pass === null ? 'never' : `${formatMoment(pass.startedAt, look.now)}${atWork}`;
   report.add('last_archive_wal', 'Last archive-wal', value, text);
+}
+
+/** Only while it does. */
+async function reportFailure(report: StatusReport, look: Look): Promise<void> {
+  const failure = await look.failure();
+  if (failure === null) return;
+  const { since, last, passes, message, hint } = failure;
+  const value = { since: since / 1000, last: last / 1000, passes, message, hint };
+  report.add('archive_failure', 'Archiving fails', value, describeFailure(failure, look.now));
 }
 
 async function reportErrors(report: StatusReport, server: Server): Promise<void> {

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { ServerConfig } from './config/config.ts';
 import { isS3Location } from './config/values.ts';
 import type { Logger } from './logging.ts';
-import { compressionSettings, customFilters, s3Settings } from './server-settings.ts';
+import { compressionSettings, customFilters, s3Settings, type S3Patience } from './server-settings.ts';
 import { CloudWalStorageStrategy } from './storage/cloud-wal-storage-strategy.ts';
 import { LocalWalStorageStrategy } from './storage/local-wal-storage-strategy.ts';
 import { ObjectStore } from './storage/s3/object-store.ts';
@@ -18,7 +18,7 @@ export function createStrategy(
   parts: StrategyParts,
   keys: ReadingKeys,
   logger: Logger,
-  kill: AbortSignal | undefined,
+  { kill, patience }: { readonly kill?: AbortSignal | undefined; readonly patience?: S3Patience | undefined },
 ): WalStorageStrategy {
   const { name, options } = server;
   const shared = {
@@ -45,7 +45,7 @@ export function createStrategy(
   }
   const { bucket, prefix } = parseS3Location(options.wals_directory);
   const store = new ObjectStore({
-    ...s3Settings(server, bucket),
+    ...s3Settings(server, bucket, patience),
     onWarning: (text) => logger.warn({ server: name }, text),
   });
   return new CloudWalStorageStrategy(parts, {

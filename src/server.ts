@@ -1,8 +1,10 @@
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ErrorsDirectory } from './archiver/errors-directory.ts';
+import { FailedPasses } from './archiver/failed-passes.ts';
 import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
 import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiver/identity.ts';
+import { plainSegmentSize, RememberedSegmentSize } from './archiver/segment-size.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
@@ -22,12 +24,16 @@ import {
   postgresSettings,
   serverLock,
   type LockName,
+  type S3Patience,
 } from './server-settings.ts';
 import { createStrategy } from './server-storage.ts';
 import { isS3Location } from './config/values.ts';
+import { S3Error } from './storage/s3/s3-failure.ts';
 import type { ReadingKeys } from './storage/stored-content.ts';
 import type { WalStorageStrategy } from './storage/wal-storage-strategy.ts';
-import { walKind } from './wal/wal-name.ts';
+import type { WalFileInfo } from './wal/wal-file-info.ts';
+import { walKind, type WalName } from './wal/wal-name.ts';
+import { explain } from './words.ts';
 
 /** An archive that is empty doesn't wait for a server that is away: the first segment tells as well. */
 const IDENTITY_TIMEOUT_MS = 3_000;
@@ -42,6 +48,8 @@ export interface Server extends AsyncDisposable {
   readonly strategy: WalStorageStrategy;
   readonly catalogue: Xlogdb;
   readonly errors: ErrorsDirectory;
+  /** Why the last passes of archive-wal, whichever process made them, ended early. */
+  readonly failures: FailedPasses;
   readonly identity: SystemIdentity;
   readonly archivers: readonly WalArchiver[];
   readonly postgres: PostgresSettings;
@@ -56,9 +64,14 @@ export interface Server extends AsyncDisposable {
   lockArchive(): Promise<HeldLock>;
   /** Throws `storage` when the archive is not there as a whole, though it was before. */
   checkThere(): Promise<void>;
+  /** Throws `storage` when nobody can say that these files, which were not found, are not archived. */
+  checkAbsent(names: readonly WalName[]): Promise<void>;
   /** Makes the directories that are missing. */
   makeDirectories(): Promise<void>;
-  /** Bytes of a segment, as the newest archived one says; null in an archive without segments. */
+  /**
+   * Bytes of a segment, as the newest archived one says; null in an archive
+   * without segments, and while a bucket can't be asked, which is logged.
+   */
   segmentSize(): Promise<number | null>;
   /**
    * One pass of every archiver, under the lock; what crashes left behind is
@@ -69,14 +82,24 @@ export interface Server extends AsyncDisposable {
   archive(verbose: boolean, onPass?: (pass: ArchiveSummary) => void): Promise<void>;
 }
 
+/** How long a server's work may take. */
+export interface Waiting {
+  /** Finish what is in hand. */
+  readonly drain?: AbortSignal | undefined;
+  /** Stop now. */
+  readonly kill?: AbortSignal | undefined;
+  /** With an archive in S3: how long it is asked, when that is not the configuration's to say. */
+  readonly patience?: S3Patience | undefined;
+}
+
 /** Wires up one server. Throws `config` when its configuration has problems. */
 export function openServer(
   config: WalwardenConfig,
   server: ServerConfig,
   logger: Logger,
-  signals: { readonly drain?: AbortSignal | undefined; readonly kill?: AbortSignal | undefined } = {},
+  waiting: Waiting = {},
 ): Server {
-  const { drain, kill } = signals;
+  const { drain, kill } = waiting;
   if (server.disabled) {
     const problems = server.problems.map((problem) => problem.message).join('; ');
     throw new WalwardenError('config', `server ${server.name} is disabled: ${problems}`, {
@@ -98,8 +121,9 @@ export function openServer(
     passphraseCommand: options.encryption_passphrase_command ?? undefined,
     gnupgHome: options.gnupg_home ?? undefined,
   };
+  const cataloguePath = join(catalogueDirectory, `${name}-xlog.db`);
   const catalogue = new Xlogdb({
-    path: join(catalogueDirectory, `${name}-xlog.db`),
+    path: cataloguePath,
     legacyPath: join(isLocal ? walsDirectory : catalogueDirectory, 'xlog.db'),
     lockPath: lockPath('xlogdb'),
     migrate: options.migrate_xlogdb,
@@ -107,9 +131,11 @@ export function openServer(
     describeStored: (wal) => strategy.describe(wal),
     kill,
   });
-  const errors = new ErrorsDirectory(options.errors_directory, join(options.backup_directory, '.errors'));
+  const inBackups = (file: string): string => join(options.backup_directory, file);
+  const errors = new ErrorsDirectory(options.errors_directory, inBackups('.errors'));
+  const failures = new FailedPasses(inBackups('.archive-wal.json'), name, logger);
   const identity = new SystemIdentity(
-    join(options.backup_directory, 'identity.json'),
+    inBackups('identity.json'),
     {
       find: async () =>
         identityIn(await newestHeader(catalogue, strategy, keys, logger)) ??
@@ -136,7 +162,7 @@ export function openServer(
     },
     keys,
     logger,
-    kill,
+    waiting,
   );
   const postgres = postgresSettings(server);
   let remoteStatus: Promise<RemoteStatus> | null = null;
@@ -149,7 +175,7 @@ export function openServer(
     pathPrefix: options.path_prefix,
     streamingDirectory: options.streaming_wals_directory,
     lockPath: lockPath('receive-wal'),
-    reportPath: join(options.backup_directory, '.receive-wal.json'),
+    reportPath: inBackups('.receive-wal.json'),
     errors,
     identity,
     minFree: options.receive_wal_min_free,
@@ -181,7 +207,7 @@ export function openServer(
       new StreamingWalArchiver(archiverParts, {
         streaming: options.streaming_wals_directory,
         batchSize: options.streaming_archiver_batch_size,
-        markerFile: join(options.backup_directory, '.streaming-marker.json'),
+        markerFile: inBackups('.streaming-marker.json'),
         receiver,
       }),
     );
@@ -195,12 +221,79 @@ export function openServer(
     for (const path of [...ownDirectories, ...deliveryDirectories]) await makeOne(path);
   }
 
+  async function remembered<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      throw await failures.failed(error);
+    }
+  }
+
+  async function archiveUnderLock(verbose: boolean, onPass?: (pass: ArchiveSummary) => void): Promise<void> {
+    await identity.removeLeftovers();
+    // Taking its lock heals a catalogue that a crash left with a torn line.
+    await catalogue.withLock(async () => {});
+    const faults: WalwardenError[] = [];
+    const tell = (told: readonly WalwardenError[]): void => {
+      for (const { code, message, hint } of told) logger.error({ server: name, code, hint }, message);
+    };
+    const attempt = async (work: () => Promise<void>): Promise<void> => {
+      try {
+        await work();
+      } catch (error) {
+        if (!isErrorCode(error, 'source')) {
+          tell(faults);
+          throw error;
+        }
+        faults.push(error);
+      }
+    };
+    for (const path of deliveryDirectories) {
+      await attempt(() => makeOne(path).catch((error: unknown) => Promise.reject(asSourceError(error))));
+    }
+    for (const archiver of archivers) {
+      await attempt(async () => {
+        const pass = await archiver.archive(verbose);
+        onPass?.(pass);
+      });
+    }
+    const [first, ...others] = faults;
+    tell(others);
+    if (first !== undefined) throw first;
+  }
+
+  const rememberedSize = new RememberedSegmentSize(inBackups('.segment-size.json'), identity.path, logger);
+  async function askSegmentSize(newest: readonly WalFileInfo[]): Promise<number | null> {
+    const segment = newest.findLast(({ name: archived }) => walKind(archived) === 'segment');
+    return (
+      (await strategy.knownSegmentSize(segment?.name ?? null)) ??
+      (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ??
+      null
+    );
+  }
+  async function segmentSize(): Promise<number | null> {
+    const newest = await catalogue.readLast();
+    if (isLocal) return askSegmentSize(newest);
+    const known = plainSegmentSize(newest) ?? (await rememberedSize.read());
+    if (known !== null) return known;
+    try {
+      const size = await askSegmentSize(newest);
+      if (size !== null) await rememberedSize.write(size);
+      return size;
+    } catch (error) {
+      if (!(error instanceof S3Error)) throw error;
+      logger.warn({ server: name }, `the segment size of ${name} is not known: ${explain(error)}`);
+      return null;
+    }
+  }
+
   return {
     name,
     config: server,
     strategy,
     catalogue,
     errors,
+    failures,
     identity,
     archivers,
     postgres,
@@ -214,56 +307,41 @@ export function openServer(
       await strategy.checkThere();
       // An empty mount point looks like an empty archive, but for what stands beside it.
       if ((await readIdentity(identity.path)) === null || (await catalogue.exists())) return;
+      const rebuild = `walwarden rebuild-xlogdb ${name}`;
       throw new WalwardenError(
         'storage',
-        `the archive ${walsDirectory} has no catalogue, though ${identity.path} exists`,
+        isLocal
+          ? `the archive ${walsDirectory} has no catalogue, though ${identity.path} exists`
+          : `${cataloguePath}, the catalogue of ${walsDirectory}, does not exist, though ${identity.path} does`,
         {
-          hint: `is its file system mounted? If it is: walwarden rebuild-xlogdb ${name}`,
+          hint: isLocal ? `is its file system mounted? If it is: ${rebuild}` : `to make it from the bucket: ${rebuild}`,
         },
       );
     },
-    makeDirectories,
-    async segmentSize() {
-      const newest = (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment');
-      return (
-        (await strategy.knownSegmentSize(newest?.name ?? null)) ??
-        (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ??
-        null
-      );
-    },
-    async archive(verbose, onPass) {
-      for (const path of ownDirectories) await makeOne(path);
-      await using _lock = await lockArchive();
-      await identity.removeLeftovers();
-      // Taking its lock heals a catalogue that a crash left with a torn line.
-      await catalogue.withLock(async () => {});
-      const faults: WalwardenError[] = [];
-      const tell = (told: readonly WalwardenError[]): void => {
-        for (const { code, message, hint } of told) logger.error({ server: name, code, hint }, message);
-      };
-      const attempt = async (work: () => Promise<void>): Promise<void> => {
-        try {
-          await work();
-        } catch (error) {
-          if (!isErrorCode(error, 'source')) {
-            tell(faults);
-            throw error;
-          }
-          faults.push(error);
-        }
-      };
-      for (const path of deliveryDirectories) {
-        await attempt(() => makeOne(path).catch((error: unknown) => Promise.reject(asSourceError(error))));
-      }
-      for (const archiver of archivers) {
-        await attempt(async () => {
-          const pass = await archiver.archive(verbose);
-          onPass?.(pass);
+    async checkAbsent(names) {
+      await this.checkThere();
+      for (const wal of names) {
+        if ((await catalogue.find(wal)) === undefined) continue;
+        throw new WalwardenError('storage', `${wal} is not in ${walsDirectory}, though the catalogue has it`, {
+          hint: isLocal
+            ? `was it deleted by hand, or is another file system mounted there? What is really there: walwarden rebuild-xlogdb ${name}`
+            : `is this the right bucket, prefix and aws_endpoint_url, and does a lifecycle rule delete there? What is really there: walwarden rebuild-xlogdb ${name}`,
         });
       }
-      const [first, ...others] = faults;
-      tell(others);
-      if (first !== undefined) throw first;
+    },
+    makeDirectories,
+    segmentSize,
+    async archive(verbose, onPass) {
+      await using _lock = await remembered(async () => {
+        for (const path of ownDirectories) await makeOne(path);
+        return lockArchive();
+      });
+      // Under the lock, so that it tells of the last pass of all.
+      await remembered(() => archiveUnderLock(verbose, onPass));
+      if (drain?.aborted === true) return;
+      await failures.succeeded();
+      // While the endpoint answers: who wants to know it may come when it doesn't.
+      if (!isLocal) await segmentSize();
     },
     [Symbol.asyncDispose]: () => strategy.close(),
   };

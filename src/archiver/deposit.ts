@@ -3,8 +3,10 @@ import { dirname, join } from 'node:path';
 import { fsyncDirectory, fsyncFile, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
+import { S3Error } from '../storage/s3/s3-failure.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { Comparison, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { judgeContent } from '../wal/verify.ts';
 import { parseWalName, type WalName } from '../wal/wal-name.ts';
 import type { ErrorsDirectory } from './errors-directory.ts';
@@ -14,6 +16,7 @@ export interface DepositParts {
   readonly server: string;
   readonly incoming: string;
   readonly strategy: WalStorageStrategy;
+  readonly catalogue: { find(name: WalName): Promise<WalFileInfo | undefined> };
   readonly errors: ErrorsDirectory;
   readonly identity: SystemIdentity;
   readonly keys: ReadingKeys;
@@ -76,10 +79,24 @@ async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buff
     const found = await compareWaiting(path, bytes, parts.keys);
     if (found.result !== 'absent') return found;
   }
-  const stored = await parts.strategy.compare(name, bytes);
+  const stored = await compareArchived(parts, name, bytes);
   // Somebody else may have stored it, and crashed before the fsync.
   if (stored.result === 'same' && (await parts.strategy.makeDurable(name)) === null) return { result: 'absent' };
   return stored;
+}
+
+/**
+ * A bucket that doesn't answer must not fill PostgreSQL's disk: what our
+ * catalogue does not have is new as far as we know, and incoming keeps it. Should
+ * another machine have stored another content, the pass that meets it moves this one to errors.
+ */
+async function compareArchived(parts: DepositParts, name: WalName, bytes: Buffer): Promise<Comparison> {
+  try {
+    return await parts.strategy.compare(name, bytes);
+  } catch (error) {
+    if (!(error instanceof S3Error) || (await parts.catalogue.find(name)) !== undefined) throw error;
+    return { result: 'absent' };
+  }
 }
 
 async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {

@@ -3,6 +3,7 @@ import { basename, dirname, join } from 'node:path';
 import { fsyncDirectory, moveUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { Logger } from '../logging.ts';
+import { S3Error } from '../storage/s3/s3-failure.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { decodeLongPageHeader, type LongPageHeader } from '../wal/page-header.ts';
@@ -162,14 +163,15 @@ export class SystemIdentity {
 /** Archived segments to try before giving up on a header: some may be damaged. */
 const TRIES = 5;
 
-/** The first page header of the newest archived segment that can be read; null when there is none. */
+/** The first page header of the newest archived segment that can be read; null when there is none. Throws when a bucket can't be asked. */
 export async function newestHeader(
   catalogue: { readLast(): Promise<readonly WalFileInfo[]> },
   strategy: WalStorageStrategy,
   keys: ReadingKeys,
   logger: Logger,
 ): Promise<LongPageHeader | null> {
-  const names = (await catalogue.readLast()).map(({ name }) => name).filter((name) => walKind(name) === 'segment');
+  const known = (await catalogue.readLast()).map(({ name }) => name).filter((name) => walKind(name) === 'segment');
+  const names = known.length > 0 ? known : await strategy.sampleSegments();
   for (const name of names.slice(-TRIES).toReversed()) {
     try {
       const stored = await strategy.read(name);
@@ -177,6 +179,8 @@ export async function newestHeader(
       const decoded = decodeLongPageHeader(await plainBytes(stored.bytes, keys));
       if (decoded.ok) return decoded.header;
     } catch (error) {
+      // An endpoint that gives no answer gives none about the others, and the first segment to come must not decide then.
+      if (error instanceof S3Error && error.code === 'storage' && error.failure !== 'cold') throw error;
       logger.debug({ wal: name }, `can't read the page header of ${name}: ${messageOf(error)}`);
     }
   }

@@ -4,19 +4,34 @@ import { join } from 'node:path';
 import { isThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
+import { S3Error } from '../storage/s3/s3-failure.ts';
 import { decompressStored, decrypt, type ReadingKeys } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { endOfContent } from '../wal/padding.ts';
 import { judgeContent } from '../wal/verify.ts';
-import { MAX_SEGMENT_SIZE, parseWalName, segmentsPerLog, walKind, walName, type WalName } from '../wal/wal-name.ts';
+import {
+  MAX_SEGMENT_SIZE,
+  MIN_SEGMENT_SIZE,
+  parseWalName,
+  segmentsPerLog,
+  walDirectory,
+  walKind,
+  walName,
+  type WalName,
+} from '../wal/wal-name.ts';
 
 export interface WalFinderParts {
   readonly strategy: WalStorageStrategy;
   readonly incoming: string;
   readonly streaming: string;
   readonly keys: ReadingKeys;
-  /** Throws `storage` when the archive as a whole is not there, so that nothing can be called absent. */
-  readonly checkThere: () => Promise<void>;
+  /** A directory that was the archive before it was in a bucket; null for none. */
+  readonly before?: string | null | undefined;
+  /**
+   * Throws `storage` when files that were not found can't be called absent: the
+   * archive as a whole is not there, or its catalogue has them.
+   */
+  readonly checkAbsent: (names: readonly WalName[]) => Promise<void>;
 }
 
 /** A WAL file that was found, whole and checked. */
@@ -40,18 +55,28 @@ type Look = { readonly bytes: Buffer; readonly path: string } | null;
  */
 export async function findWal(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
   const { strategy, streaming, keys } = parts;
-  const archived = (wanted: WalName) => (): Promise<Look> => strategy.read(wanted);
+  const names = [name];
+  let problem: unknown = null;
+  const archived = (wanted: WalName) => async (): Promise<Look> => {
+    // An endpoint that gives no answer is not asked again by the same look around.
+    if (problem instanceof S3Error && problem.code === 'storage') return null;
+    return strategy.read(wanted);
+  };
   const waiting = (wanted: WalName): (() => Promise<Look>)[] => {
     const read = walKind(wanted) === 'partial' ? readGrowing : readWaiting;
     return waitingPlaces(parts, wanted).map((path) => () => read(path));
   };
-  const looks = [archived(name), ...waiting(name), archived(name)];
+  const before = (wanted: WalName): (() => Promise<Look>)[] =>
+    formerPlaces(parts, wanted).map((path) => () => readWaiting(path));
+  const looks = [archived(name), ...waiting(name), ...before(name), archived(name)];
   if (partial && walKind(name) === 'segment') {
     const partialName = walName(`${name}.partial`);
+    names.push(partialName);
     looks.push(
       () => readGrowing(join(streaming, partialName)),
       archived(partialName),
       ...waiting(partialName),
+      ...before(partialName),
       archived(partialName),
       // It may have become whole, and moved, while we looked for the partial one.
       ...waiting(name),
@@ -60,7 +85,6 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   }
 
   // A file that can't be used is remembered: another place may have a good one, but "not found" it is not.
-  let problem: unknown = null;
   for (const look of looks) {
     try {
       const found = await look();
@@ -70,7 +94,7 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
     }
   }
   if (problem !== null) throw problem;
-  await parts.checkThere();
+  await parts.checkAbsent(names);
   return null;
 }
 
@@ -80,6 +104,11 @@ function waitingPlaces({ incoming, streaming }: WalFinderParts, name: WalName): 
     const delivered = join(directory, name);
     return [delivered, claimPath(delivered, name), delivered];
   });
+}
+
+/** Where it may be when the archive moved into a bucket without it. */
+function formerPlaces({ before }: WalFinderParts, name: WalName): readonly string[] {
+  return before === null || before === undefined ? [] : [join(before, walDirectory(name), name)];
 }
 
 async function isWaiting(path: string): Promise<boolean> {
@@ -155,21 +184,25 @@ export async function peekWals(
   segmentSize: number | null,
 ): Promise<WalName[]> {
   const parsed = parseWalName(name);
-  if (parsed === undefined || parsed.kind !== 'segment') return (await isSomewhere(parts, name)) ? [name] : [];
+  if (parsed === undefined || parsed.kind !== 'segment') {
+    const isArchived = (await parts.strategy.stored([name])).has(name);
+    return isArchived || (await isSomewhere(parts, name)) ? [name] : [];
+  }
   const found: WalName[] = [];
+  const archive = new ArchiveAhead(parts);
   const isLogEnd = (segment: number): boolean =>
     segmentSize === null
       ? segment >= segmentsPerLog(MAX_SEGMENT_SIZE) && Number.isInteger(Math.log2(segment))
       : segment === segmentsPerLog(segmentSize);
   let { log, segment } = parsed;
   while (found.length < limit) {
+    if (segmentSize !== null && isLogEnd(segment)) [log, segment] = [log + 1, 0];
     const candidate = segmentAt(parsed.timeline, log, segment);
-    if (await isSomewhere(parts, candidate)) {
+    if ((await archive.has(candidate, limit - found.length)) || (await isSomewhere(parts, candidate))) {
       found.push(candidate);
       segment += 1;
     } else if (isLogEnd(segment)) {
-      log += 1;
-      segment = 0;
+      [log, segment] = [log + 1, 0];
     } else {
       break;
     }
@@ -177,14 +210,48 @@ export async function peekWals(
   return found;
 }
 
+/** Names that are looked up in the archive together. */
+const AHEAD = 64;
+
+/** Asks the archive for a row of names at once: of a bucket that is one request, as it is for a single name. */
+class ArchiveAhead {
+  readonly #parts: WalFinderParts;
+  #asked = new Set<WalName>();
+  #stored: ReadonlySet<WalName> = new Set();
+
+  constructor(parts: WalFinderParts) {
+    this.#parts = parts;
+  }
+
+  /** False also for a name that may have moved there since. `wanted`: names, this one included. */
+  async has(name: WalName, wanted: number): Promise<boolean> {
+    if (!this.#asked.has(name)) {
+      const row = rowOf(name, Math.min(wanted, AHEAD));
+      this.#stored = await this.#parts.strategy.stored(row);
+      this.#asked = new Set(row);
+    }
+    return this.#stored.has(name);
+  }
+}
+
+/** Consecutive names of one log. */
+function rowOf(name: WalName, length: number): WalName[] {
+  const parsed = parseWalName(name);
+  if (parsed === undefined || parsed.kind !== 'segment') return [name];
+  const { timeline, log, segment } = parsed;
+  const last = Math.min(segment + length, segmentsPerLog(MIN_SEGMENT_SIZE));
+  return Array.from({ length: Math.max(1, last - segment) }, (_, index) => segmentAt(timeline, log, segment + index));
+}
+
 function segmentAt(timeline: number, log: number, segment: number): WalName {
   const hex = (value: number): string => value.toString(16).toUpperCase().padStart(8, '0');
   return walName(`${hex(timeline)}${hex(log)}${hex(segment)}`);
 }
 
+/** Once it was not seen in the archive. */
 async function isSomewhere(parts: WalFinderParts, name: WalName): Promise<boolean> {
-  const isArchived = async (): Promise<boolean> => (await parts.strategy.stored([name])).has(name);
-  if (await isArchived()) return true;
-  for (const path of waitingPlaces(parts, name)) if (await isWaiting(path)) return true;
-  return isArchived();
+  for (const path of [...waitingPlaces(parts, name), ...formerPlaces(parts, name)]) {
+    if (await isWaiting(path)) return true;
+  }
+  return (await parts.strategy.stored([name])).has(name);
 }

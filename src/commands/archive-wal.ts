@@ -27,8 +27,9 @@ export async function archiveWal(context: CommandContext, names: readonly string
     reports.push(report);
     // The error of a single server is thrown, and logged once, unless there is more to tell.
     if (report.error !== null && (servers.length > 1 || report.passes.length > 0)) {
-      const { code, message, hint } = report.error;
-      context.logger.error(
+      const { code, message, hint, repeated } = report.error;
+      // Who reads stderr is told every time.
+      context.logger[repeated && context.logsToFile ? 'debug' : 'error'](
         { server: server.name, code, hint },
         `archive-wal of ${server.name} ended early: ${message}`,
       );

@@ -8,6 +8,8 @@ export { count, formatBytes } from '../words.ts';
 export interface CommandContext {
   readonly config: WalwardenConfig;
   readonly logger: Logger;
+  /** Not to stderr. */
+  readonly logsToFile: boolean;
   /** Prints text at once, for who waits at a terminal; nothing where JSON or quiet is wanted. */
   readonly say: (text: string) => void;
   /** Aborted by the first SIGTERM or SIGINT: finish what is in hand. */

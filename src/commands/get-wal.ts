@@ -7,6 +7,7 @@ import type { CompressionName } from '../compression/codec.ts';
 import { findServer } from '../config/config.ts';
 import { fsyncDirectory, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { localArchiveOf, PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
 import { openServer } from '../server.ts';
 import { walName, type WalName } from '../wal/wal-name.ts';
 import type { CommandContext, Report } from './command.ts';
@@ -25,6 +26,8 @@ export interface GetWalOptions {
 
 const TRIES = 3;
 const RETRY_MS = 500;
+/** Whoever took so long to fail was patient enough. */
+const LONG_MS = 10_000;
 
 /** `get-wal SERVER WAL`: a WAL file, plain and checked, to stdout or into a directory. */
 export async function getWal(
@@ -40,13 +43,14 @@ export async function getWal(
     return { text, json: { server: server.name, ready: true } };
   }
   const name = walName(wal ?? '');
-  await using opened = openServer(config, server, logger);
+  await using opened = openServer(config, server, logger, { patience: PATIENCE_FOR_POSTGRES });
   const parts: WalFinderParts = {
     strategy: opened.strategy,
     incoming: server.options.incoming_wals_directory,
     streaming: server.options.streaming_wals_directory,
     keys: opened.keys,
-    checkThere: () => opened.checkThere(),
+    before: localArchiveOf(server),
+    checkAbsent: (names) => opened.checkAbsent(names),
   };
   if (options.peek !== undefined) {
     const names = await peekWals(parts, name, options.peek, await opened.segmentSize());
@@ -69,11 +73,12 @@ export async function getWal(
 
 /** A storage that hiccups, or a file that is just moving, gets another chance; "not there" is an answer. */
 async function findPatiently(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
+  const startedAt = Date.now();
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await findWal(parts, name, partial);
     } catch (error) {
-      if (attempt === TRIES) throw error;
+      if (attempt === TRIES || Date.now() - startedAt > LONG_MS) throw error;
       await delay(RETRY_MS);
     }
   }

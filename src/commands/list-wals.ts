@@ -1,4 +1,5 @@
 import { findServer } from '../config/config.ts';
+import { LITTLE_PATIENCE } from '../server-settings.ts';
 import { openServer } from '../server.ts';
 import { summariseWals, type SegmentRange, type TimelineSummary } from '../wal/wal-ranges.ts';
 import { count, formatBytes, type CommandContext, type Report } from './command.ts';
@@ -12,7 +13,9 @@ const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 
 /** `list-wals SERVER`: what the catalogue knows, by timeline. With `gaps`, exit status 1 tells that something is missing. */
 export async function listWals(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
-  await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  // The catalogue is here: nobody should wait for a bucket to see it.
+  const patience = LITTLE_PATIENCE;
+  await using server = openServer(context.config, findServer(context.config, name), context.logger, { patience });
   const segmentSize = (await server.segmentSize()) ?? DEFAULT_SEGMENT_SIZE;
   let damage = { lines: 0, text: '' };
   const onProblem = (line: number, text: string): void => {

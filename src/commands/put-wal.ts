@@ -7,6 +7,7 @@ import { depositWal, verifyDelivery, type Deposited, type DepositParts } from '.
 import { findServer } from '../config/config.ts';
 import { unlinkIfThere, writeFully } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
 import { openServer } from '../server.ts';
 import { isWalName, MAX_SEGMENT_SIZE, type WalName } from '../wal/wal-name.ts';
 import type { CommandContext, Report } from './command.ts';
@@ -34,7 +35,7 @@ export async function putWal(
 ): Promise<Report> {
   const { config, logger } = context;
   const server = findServer(config, serverName);
-  await using opened = openServer(config, server, logger);
+  await using opened = openServer(config, server, logger, { patience: PATIENCE_FOR_POSTGRES });
   if (options.test === true) {
     const text = `Ready to accept WAL files for the server ${server.name}\n`;
     return { text, json: { server: server.name, ready: true } };
@@ -47,6 +48,7 @@ export async function putWal(
     server: server.name,
     incoming: server.options.incoming_wals_directory,
     strategy: opened.strategy,
+    catalogue: opened.catalogue,
     errors: opened.errors,
     identity: opened.identity,
     keys: opened.keys,

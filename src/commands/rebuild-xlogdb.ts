@@ -1,4 +1,5 @@
 import { findServer } from '../config/config.ts';
+import { localLeftovers } from '../server-facts.ts';
 import { openServer } from '../server.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { count, type CommandContext, type Report } from './command.ts';
@@ -15,5 +16,7 @@ export async function rebuildXlogdb(context: CommandContext, name: string): Prom
   }
   await server.catalogue.withLock((session) => session.replaceAll(counted()));
   context.logger.info({ server: name, files }, `rebuilt the catalogue of ${name}`);
+  const left = await localLeftovers(server.config);
+  if (left !== null) context.logger.warn({ server: name }, left);
   return { text: `Rebuilt the catalogue of server ${name}: ${count(files, 'file')}\n`, json: { server: name, files } };
 }

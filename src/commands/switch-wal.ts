@@ -141,7 +141,7 @@ async function archive(
 
 /** The segment before; null when that can't be told, or there is none. */
 async function previous(server: Server, name: WalName): Promise<WalName | null> {
-  const size = (await server.segmentSize()) ?? (await server.getRemoteStatus()).server?.segmentSize ?? null;
+  const size = (await server.getRemoteStatus()).server?.segmentSize ?? (await server.segmentSize());
   const parsed = parseWalName(name);
   if (size === null || parsed === undefined) return null;
   const number = segmentNumber(parsed, size);

@@ -20,6 +20,8 @@ export interface WaitOptions {
 
 /** Between one look and the next. */
 const INTERVAL_MS = 200;
+/** A new segment is among the last lines of the catalogue; whether it is an old one is asked less often, and of a bucket it is a request. */
+const THOROUGH_MS = 5_000;
 
 /**
  * Archives, until a segment is in the catalogue, or, where that is null, until
@@ -31,9 +33,13 @@ export async function waitUntilArchived(server: Server, wal: WalName | null, opt
   const { timeoutSeconds, say, drain } = options;
   const deadline = timeoutSeconds === null ? Infinity : Date.now() + timeoutSeconds * 1_000;
   const before = new Set(wal === null ? await newestNames(server) : []);
+  let thoroughAt = 0;
   const look = async (): Promise<WalName | undefined> => {
     if (wal === null) return (await newestNames(server)).find((name) => !before.has(name));
-    return (await isArchived(server, wal)) ? wal : undefined;
+    if ((await newestNames(server)).includes(wal)) return wal;
+    if (Date.now() - thoroughAt < THOROUGH_MS) return undefined;
+    thoroughAt = Date.now();
+    return (await isListed(server, wal)) ? wal : undefined;
   };
   for (;;) {
     const { passes, fault } = await archiveUnlessBusy(server);
@@ -51,9 +57,8 @@ export async function waitUntilArchived(server: Server, wal: WalName | null, opt
   }
 }
 
-/** Is it in the catalogue? Most often among the last lines; only a file that is there is looked for in all of them. */
-async function isArchived({ catalogue, strategy }: Server, wal: WalName): Promise<boolean> {
-  if ((await catalogue.readLast()).some(({ name }) => name === wal)) return true;
+/** Is it anywhere in the catalogue? Only a file that is there is looked for in all of it. */
+async function isListed({ catalogue, strategy }: Server, wal: WalName): Promise<boolean> {
   return (await strategy.stored([wal])).has(wal) && (await catalogue.find(wal)) !== undefined;
 }
 

@@ -19,6 +19,7 @@ import {
   seconds,
   slotName,
   text,
+  timeout,
 } from './values.ts';
 
 /** Barman's options that mean something to us, with Barman's names, scopes and defaults. */
@@ -260,7 +261,12 @@ export const BARMAN_OPTIONS = {
     'Server-side encryption of the objects.',
   ),
   aws_sse_kms_key_id: option('global+server+model', text, null, 'The key of `aws_encryption = aws:kms`.'),
-  aws_read_timeout: option('global+server+model', seconds, '60', 'How long a request to S3 may go without an answer.'),
+  aws_read_timeout: option(
+    'global+server+model',
+    timeout,
+    '60',
+    'How long a request to S3 may go without an answer; get-wal and put-wal, which PostgreSQL waits for, wait at most 10 s, three times.',
+  ),
   cloud_wal_archive_parallel: option('global+server+model', parallel, '4', 'Uploads of WAL files at a time.'),
   cloud_wal_restore_parallel: option(
     'global+server+model',

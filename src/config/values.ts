@@ -65,15 +65,21 @@ export const pathList: ValueType<readonly string[]> = {
 /** A directory, or a bucket with a prefix; without a slash at the end. */
 export const location: ValueType<string> = {
   kind: 'path or s3:// URL',
-  expected: 'an absolute path or s3://BUCKET/PREFIX',
-  parse: (value) => {
-    if (!/^s3:/i.test(value)) return absolutePath(value);
-    const match = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:\/[^/\n]+)*)\/*$/.exec(value);
-    if (match === null) return undefined;
-    const [, bucket = '', prefix = ''] = match;
-    return prefix.split('/').some((part) => part === '.' || part === '..') ? undefined : `s3://${bucket}${prefix}`;
-  },
+  expected: 'an absolute path or s3://BUCKET/PREFIX, the prefix without ?, #, empty parts, . and ..',
+  parse: (value) => (/^s3:/i.test(value) ? bucketLocation(value) : absolutePath(value)),
 };
+
+/** What is left of S3's 1024 bytes of a key for the prefix. */
+const MAX_PREFIX_BYTES = 824;
+
+/** Bucket names as old regions and services other than AWS allow them; a prefix that URLs and proxies leave as it is. */
+function bucketLocation(value: string): string | undefined {
+  const match = /^s3:\/\/([a-z0-9][a-z0-9._-]{1,253}[a-z0-9])((?:\/[^/?#\p{Cc}]+)*)\/*$/iu.exec(value);
+  if (match === null || !value.startsWith('s3://')) return undefined;
+  const [, bucket = '', prefix = ''] = match;
+  if (Buffer.byteLength(prefix) > MAX_PREFIX_BYTES) return undefined;
+  return prefix.split('/').some((part) => part === '.' || part === '..') ? undefined : `s3://${bucket}${prefix}`;
+}
 
 /** Whether a {@link location} is a bucket. */
 export function isS3Location(value: string): boolean {
@@ -176,6 +182,13 @@ export const seconds: ValueType<number> = {
   kind: 'duration',
   expected: 'a number of seconds, or a number and a unit: ms, s, min, HOURS, DAYS or WEEKS',
   parse: (value) => interval.parse(/^\d+$/.test(value) ? `${value} s` : value),
+};
+
+/** A time to wait: {@link seconds}, but more than none, which would be for ever. */
+export const timeout: ValueType<number> = {
+  kind: seconds.kind,
+  expected: `${seconds.expected}, more than 0`,
+  parse: (value) => seconds.parse(value) || undefined,
 };
 
 const SIZE_FACTORS: Readonly<Record<string, number>> = {

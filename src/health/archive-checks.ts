@@ -1,4 +1,4 @@
-import { count, formatBytes, formatMoment, formatSpan } from '../words.ts';
+import { count, formatBytes, formatMoment, formatSpan, formatTime } from '../words.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { SegmentRange } from '../wal/wal-ranges.ts';
 import type { CheckResult } from './check-strategy.ts';
@@ -35,6 +35,24 @@ export interface LastPass {
   readonly pid: number;
 }
 
+/** What `archive-wal` remembers of passes that ended early. */
+export interface FailureFacts {
+  readonly since: number;
+  readonly last: number;
+  readonly passes: number;
+  readonly message: string;
+  readonly hint: string | null;
+}
+
+/** Since when nothing can be archived, and why. */
+export function describeFailure({ since, last, passes, message, hint }: FailureFacts, now: number): string {
+  const times =
+    passes === 1
+      ? `archive-wal failed at ${formatMoment(last, now)}`
+      : `archive-wal fails since ${formatMoment(since, now)} (${count(passes, 'pass', 'passes')}, the last at ${formatTime(last)})`;
+  return `${times}: ${message}${hint === null ? '' : `; ${hint}`}`;
+}
+
 /** What the catalogue says of the archive. */
 export interface ArchiveFacts {
   readonly files: number;
@@ -54,12 +72,22 @@ const FORGOTTEN_MS = 3_600_000;
 /** Cron comes every minute. */
 const PATIENCE_MS = 120_000;
 
-/** Why what waits was not archived; null when nothing waits. */
-export function whyItWaits(queue: QueueFacts, pass: LastPass | null, now: number, server: string): string | null {
+/** Why what waits was not archived; null when nothing waits. `failure`: of the last pass. */
+export function whyItWaits(
+  queue: QueueFacts,
+  pass: LastPass | null,
+  now: number,
+  server: string,
+  failure: FailureFacts | null = null,
+): string | null {
   const { first, waiting, directory, unreadable } = queue;
   if (unreadable !== null) return whyUnreadable(queue, unreadable, now);
   if (first === null) return null;
   const subject = `${count(waiting, 'file')} in ${directory} ${waiting === 1 ? 'waits' : 'wait'}, since ${formatMoment(first.arrived, now)}`;
+  if (failure !== null) {
+    const atWork = pass?.running === true ? ` (process ${pass.pid} tries again)` : '';
+    return `${subject}; ${describeFailure(failure, now)}${atWork}`;
+  }
   if (now - first.arrived < PATIENCE_MS && pass?.running !== true) {
     return `${subject}, for the next archive-wal${pass === null ? '' : ` (the last one ran at ${formatMoment(pass.startedAt, now)})`}`;
   }

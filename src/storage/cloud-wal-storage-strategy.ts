@@ -1,21 +1,21 @@
-import pLimit from 'p-limit';
 import type { CompressionSettings } from '../compression/codec.ts';
 import { WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
-import { walKind, type WalName } from '../wal/wal-name.ts';
+import type { WalName } from '../wal/wal-name.ts';
 import { readOne } from './archived-files.ts';
 import { collectGarbage } from './collect-garbage.ts';
-import { anotherContent, differenceOf } from './duplicate.ts';
 import { MemoryBudget } from './memory-budget.ts';
+import { ObjectComparer } from './s3/compare-objects.ts';
 import { KeyWindow } from './s3/key-window.ts';
 import type { ObjectStore } from './s3/object-store.ts';
 import type { RememberedEndpoint } from './s3/remembered-endpoint.ts';
 import type { EndpointCapabilities } from './s3/s3-settings.ts';
 import { buildWalObjectKey, walsPrefix, type WalRoot } from './s3/wal-object-key.ts';
-import { formatWalObjectMetadata, parseWalObjectMetadata } from './s3/wal-object-metadata.ts';
-import { infoOf, WalObjects } from './s3/wal-objects.ts';
+import { formatWalObjectMetadata } from './s3/wal-object-metadata.ts';
+import { WalObjects } from './s3/wal-objects.ts';
 import { sha256 } from './sha256.ts';
 import { removeSources } from './sources.ts';
+import { SpareBuffers } from './spare-buffers.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
 import { StagerOnDemand } from './stager.ts';
 import { plainBytes, type ReadingKeys } from './stored-content.ts';
@@ -33,12 +33,15 @@ import {
   type WaitingWal,
 } from './wal-storage-strategy.ts';
 
+/** Files that an error names; hook scripts are told of every one. */
+const NAMED = 10;
+
 export interface CloudStorageSettings {
   readonly root: WalRoot;
   /** Disposed of with the strategy. */
   readonly store: ObjectStore;
   readonly endpoint: RememberedEndpoint;
-  /** Told what a probe of the endpoint found out, which happens once a week. */
+  /** Told what a probe of the endpoint found out, which happens once a day. */
   readonly onProbed: (capabilities: EndpointCapabilities, leftover: string | null) => void;
   /** Worker threads that compress; 0 compresses in process. */
   readonly workers: number;
@@ -56,6 +59,12 @@ export interface CloudStorageSettings {
   readonly kill?: AbortSignal | undefined;
 }
 
+/** Segments that are tried when only one is wanted: some may be damaged. */
+const SAMPLE = 5;
+
+/** Bytes of a file whose memory is used again. */
+const LARGEST_SPARE = 64 * 1024 * 1024;
+
 /**
  * The archive in a bucket. Files are compressed in memory, uploaded several at a
  * time under a condition that lets nothing be overwritten, and get their
@@ -65,12 +74,19 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   readonly #settings: CloudStorageSettings;
   readonly #store: ObjectStore;
   readonly #objects: WalObjects;
+  readonly #comparer: ObjectComparer;
   readonly #stagers: StagerOnDemand;
-  readonly #uploads: ReturnType<typeof pLimit>;
-  /** What is packed and not sent yet. One file more than is uploaded, so that there always is a next one. */
+  override readonly sendConcurrency: number;
+  /**
+   * What is packed and not sent yet. One file more than is uploaded, so that there always is a next one; and
+   * with few uploads, enough that no thread waits for one.
+   */
   readonly #memory: MemoryBudget<WaitingWal>;
+  readonly #spare: SpareBuffers;
   #ready: Promise<void> | null = null;
   #nearby: KeyWindow;
+  /** Files that are being sent. */
+  readonly #sending = new Map<WalName, Promise<unknown>>();
 
   constructor(parts: StrategyParts, settings: CloudStorageSettings) {
     super(parts);
@@ -78,9 +94,12 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     this.#settings = settings;
     this.#store = store;
     this.#objects = new WalObjects(store, root, compression?.compression ?? null, kill);
+    this.#comparer = new ObjectComparer(store, root, settings.keys, kill);
     this.#stagers = new StagerOnDemand(workers);
-    this.#uploads = pLimit(parallel);
-    this.#memory = new MemoryBudget(parallel + 1);
+    this.sendConcurrency = parallel;
+    const files = Math.max(parallel, workers + 1) + 1;
+    this.#memory = new MemoryBudget(files);
+    this.#spare = new SpareBuffers(files);
     this.#nearby = this.#look();
   }
 
@@ -94,9 +113,14 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     return new KeyWindow(this.#store, this.#settings.root, this.#settings.kill);
   }
 
-  override save(wals: AsyncIterable<WaitingWal>, options: SaveOptions = {}): AsyncGenerator<SaveResult> {
+  override async *save(wals: AsyncIterable<WaitingWal>, options: SaveOptions = {}): AsyncGenerator<SaveResult> {
     this.#nearby = this.#look();
-    return super.save(wals, options);
+    this.#ready = null;
+    try {
+      yield* super.save(wals, options);
+    } finally {
+      this.#spare.clear();
+    }
   }
 
   override concurrency(expected: number): number {
@@ -109,10 +133,15 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   override async stage({ wal }: PreparedWal, expected: number): Promise<StageResult> {
     const { compression, encryption } = this.#settings;
-    await this.#memory.take(wal, Number(wal.identity.size));
+    this.#store.warmUp();
+    const size = Number(wal.identity.size);
+    await this.#memory.take(wal, size);
     let held = 0;
     try {
-      const task = { name: wal.name, source: wal.path, identity: wal.identity, compression, encryption };
+      // The rare giants are not kept, nor is what is no WAL file given memory before anybody has looked at it.
+      const asItIs = compression === null && encryption === null && size <= LARGEST_SPARE;
+      const memory = asItIs ? this.#spare.take(size) : null;
+      const task = { name: wal.name, source: wal.path, identity: wal.identity, compression, encryption, memory };
       const result = await this.#stagers.for(expected).pack(task);
       if (result.outcome === 'staged') held = result.storedSize;
       return result;
@@ -121,16 +150,32 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     }
   }
 
+  /** Files of one name take turns: a claim and a new arrival must not miss each other. */
   override async send(staged: StagedWal): Promise<CommitResult> {
+    const { name } = staged.wal;
+    const { packed, storedSize } = staged.facts;
+    let garbage = storedSize;
+    const onBodyFree = (): void => {
+      if (packed !== undefined && this.#spare.give(packed.bytes.buffer)) garbage = 0;
+    };
+    const publish = (): Promise<CommitResult> => this.#publish(staged, onBodyFree);
+    const before = this.#sending.get(name);
+    const sent = before === undefined ? publish() : before.then(publish);
+    const over = sent.then(nothing, nothing);
+    this.#sending.set(name, over);
     try {
-      return await this.#uploads(() => this.#publish(staged));
+      return await sent;
     } finally {
-      this.#memory.shrink(staged.wal, 0);
-      collectGarbage(staged.facts.storedSize);
+      if (this.#sending.get(name) === over) this.#sending.delete(name);
+      collectGarbage(garbage);
     }
   }
 
-  async #publish({ wal, facts }: StagedWal): Promise<CommitResult> {
+  override letGo({ wal }: PreparedWal): void {
+    this.#memory.shrink(wal, 0);
+  }
+
+  async #publish({ wal, facts }: StagedWal, onBodyFree: () => void): Promise<CommitResult> {
     const { digests, packed } = facts;
     if (digests === null || packed === undefined) throw new Error('only what was packed can be sent');
     await this.#makeReady();
@@ -145,6 +190,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     const outcome = await this.#store.putIfAbsent(key, packed.bytes, {
       sha256: digests.stored,
       signal: kill,
+      onBodyFree,
       metadata: formatWalObjectMetadata({
         size: packed.plainSize,
         sha256: digests.plain,
@@ -154,6 +200,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
         version,
       }),
     });
+    this.#nearby.note(wal.name, key);
     if (outcome.outcome === 'stored') return { outcome: 'stored', info };
     // Somebody else was quicker, or we ourselves, before a crash.
     const gone: CommitResult = { outcome: 'restage', reason: `${this.#objects.url(key)} is gone again` };
@@ -163,7 +210,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   /** There are objects of this name. They are left as they are, whatever comes out; null when there are none any more. */
   async #judgeDuplicate(wal: WaitingWal, keys: readonly string[], digest: string): Promise<CommitResult | null> {
     const incoming = async (): Promise<Buffer | null> => (await readOne(wal.path, wal.identity))?.bytes ?? null;
-    const comparison = await this.#compareAll(wal.name, keys, digest, incoming);
+    const comparison = await this.#comparer.compareAll({ name: wal.name, digest, incoming }, keys);
     switch (comparison.result) {
       case 'changed':
         return { outcome: 'restage', reason: `${wal.path} changed` };
@@ -174,47 +221,6 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
       case 'different':
         return { outcome: 'conflict', reason: comparison.reason };
     }
-  }
-
-  /** With the first object that is the same, or else with the first that is there. */
-  async #compareAll(
-    name: WalName,
-    keys: readonly string[],
-    digest: string,
-    incoming: () => Promise<Buffer | null>,
-  ): Promise<ObjectComparison> {
-    let found: ObjectComparison = { result: 'absent' };
-    for (const key of keys) {
-      const comparison = await this.#compareOne(name, key, digest, incoming);
-      if (comparison.result === 'same' || comparison.result === 'changed') return comparison;
-      if (found.result === 'absent') found = comparison;
-    }
-    return found;
-  }
-
-  /** `digest`: SHA-256 of the plain bytes; `incoming`: the bytes as they arrived, null when they are no more. */
-  async #compareOne(
-    name: WalName,
-    key: string,
-    digest: string,
-    incoming: () => Promise<Buffer | null>,
-  ): Promise<ObjectComparison> {
-    const { root, keys, kill } = this.#settings;
-    const facts = await this.#store.head(key, { signal: kill });
-    if (facts === null) return { result: 'absent' };
-    const info = infoOf(root, name, facts);
-    const { sha256: stored, encryption } = parseWalObjectMetadata(facts.metadata);
-    if (stored !== null && stored === digest) return { result: 'same', info };
-    // Of partial segments, and of objects that others stored, the bytes have to be looked at.
-    if (stored !== null && walKind(name) !== 'partial') {
-      return { result: 'different', reason: anotherContent(digest, stored) };
-    }
-    const object = await this.#store.get(key, { signal: kill });
-    if (object === null) return { result: 'absent' };
-    const bytes = await incoming();
-    if (bytes === null) return { result: 'changed' };
-    const reason = await differenceOf(name, bytes, object.bytes, keys, encryption === 'gpg' ? stored : null);
-    return reason === null ? { result: 'same', info } : { result: 'different', reason };
   }
 
   async #makeReady(): Promise<void> {
@@ -265,12 +271,15 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   }
 
   override release({ wal }: PreparedWal): Promise<WaitingWal> {
-    this.#memory.shrink(wal, 0);
     return Promise.resolve(wal);
   }
 
   override async dropPrepared(): Promise<void> {
     // Nothing outlives its process here.
+  }
+
+  override sampleSegments(): Promise<readonly WalName[]> {
+    return this.#objects.firstSegments(SAMPLE);
   }
 
   override knownSegmentSize(newest: WalName | null): Promise<number | null> {
@@ -305,7 +314,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
     const keys = await this.#objects.keysOf(name);
     const digest = keys.length === 0 ? '' : sha256(await plainBytes(incoming, this.#settings.keys));
-    const comparison = await this.#compareAll(name, keys, digest, async () => incoming);
+    const comparison = await this.#comparer.compareAll({ name, digest, incoming: async () => incoming }, keys);
     if (comparison.result === 'different') return comparison;
     return { result: comparison.result === 'same' ? 'same' : 'absent' };
   }
@@ -333,6 +342,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
       onDeleted(name);
     };
     const { hooks } = this.parts;
+    const nearby = this.#look();
     // A script is called right before and after its file.
     const size = hooks.watches('wal_delete') ? 1 : this.#settings.deleteBatchSize;
     for (const wals of batches([...walsToDelete.values()].flat(), size)) {
@@ -340,11 +350,11 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
         const hook = await hooks.before('wal_delete', info, this.getFullPath(info.name));
         if (hook.outcome === 'stop') throw hook.error;
       }
-      const failures = await this.#deleteBatch(wals, tell);
+      const failures = await this.#deleteBatch(wals, nearby, tell);
       for (const info of wals) {
         await hooks.after('wal_delete', info, this.getFullPath(info.name), failures.get(info.name)?.message);
       }
-      if (failures.size > 0) throw notDeleted([...failures.values()]);
+      if (failures.size > 0) throw notDeleted(failures);
     }
     return deleted;
   }
@@ -352,33 +362,32 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   /** Every object of these names, whatever its extension. Returns what went wrong. */
   async #deleteBatch(
     wals: readonly WalFileInfo[],
+    nearby: KeyWindow,
     onDeleted: (name: WalName) => void,
   ): Promise<Map<WalName, WalwardenError>> {
-    const nearby = this.#look();
     const failures = new Map<WalName, WalwardenError>();
-    const names = new Map<string, WalName>();
-    for (const { name } of wals) for (const key of await nearby.keysOf(name)) names.set(key, name);
-    const open = new Set(names.keys());
+    const open = new Map<string, WalName>();
+    let looked = false;
     try {
-      for await (const result of this.#store.deleteObjects([...open], { signal: this.#settings.kill })) {
-        open.delete(result.key);
-        const name = names.get(result.key);
+      for (const { name } of wals) for (const key of await nearby.keysOf(name)) open.set(key, name);
+      looked = true;
+      for await (const result of this.#store.deleteObjects([...open.keys()], { signal: this.#settings.kill })) {
+        const name = open.get(result.key);
         if (result.outcome === 'failed' && name !== undefined) failures.set(name, result.error);
+        open.delete(result.key);
       }
     } catch (error) {
       if (!(error instanceof WalwardenError)) throw error;
       // Nobody knows what became of the rest.
-      for (const [key, name] of names) if (open.has(key)) failures.set(name, error);
+      const unsure = looked ? open.values() : wals.map(({ name }) => name);
+      for (const name of unsure) failures.set(name, error);
     }
     for (const { name } of wals) if (!failures.has(name)) onDeleted(name);
     return failures;
   }
 }
 
-type ObjectComparison =
-  | { readonly result: 'absent' | 'changed' }
-  | { readonly result: 'same'; readonly info: WalFileInfo }
-  | { readonly result: 'different'; readonly reason: string };
+function nothing(): void {}
 
 function storedInfo(wal: WaitingWal, { storedSize, compression, encryption }: StagedFacts): WalFileInfo {
   return { name: wal.name, size: storedSize, mtime: secondsOfNs(wal.identity.mtimeNs), compression, encryption };
@@ -388,10 +397,15 @@ function* batches<T>(items: readonly T[], size: number): Generator<readonly T[]>
   for (let at = 0; at < items.length; at += size) yield items.slice(at, at + size);
 }
 
-function notDeleted([first, ...others]: readonly WalwardenError[]): WalwardenError {
+function notDeleted(failures: ReadonlyMap<WalName, WalwardenError>): WalwardenError {
+  const [[, first] = [], ...others] = failures;
   if (first === undefined) throw new Error('nothing went wrong');
   if (others.length === 0) return first;
   const { code, message, hint } = first;
-  const more = `; and ${others.length} more could not be deleted`;
-  return new WalwardenError(code, `${message}${more}`, { cause: first, ...(hint === undefined ? {} : { hint }) });
+  const names = others.slice(0, NAMED).map(([name]) => name);
+  const more = others.length > NAMED ? ` and ${others.length - NAMED} more` : '';
+  return new WalwardenError(code, `${message}; nor could ${names.join(', ')}${more} be deleted`, {
+    cause: first,
+    ...(hint === undefined ? {} : { hint }),
+  });
 }

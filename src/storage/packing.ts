@@ -1,7 +1,7 @@
 import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { isStill, readHead, withSource } from './open-source.ts';
-import type { StageResult, TransformTask } from './staged.ts';
+import type { PackTask, StageResult } from './staged.ts';
 import { transform, turn } from './transform.ts';
 
 /**
@@ -9,15 +9,17 @@ import { transform, turn } from './transform.ts';
  * verify, compress, encrypt. Runs on a worker thread or in process; outcomes are
  * values, so that they cross threads.
  */
-export async function packWal(task: TransformTask): Promise<StageResult> {
+export async function packWal(task: PackTask): Promise<StageResult> {
   return withSource(task, async (fd): Promise<StageResult> => {
     const arrived = recogniseCompression(readHead(fd));
     const compressor = arrived === null && task.compression !== null ? createCompressor(task.compression) : null;
     return turn(async (): Promise<StageResult> => {
-      const made = await transform(task, fd, arrived, compressor, true);
+      const { memory } = task;
+      const made = await transform(task, fd, arrived, compressor, true, memory === null ? null : Buffer.from(memory));
       if (made.outcome !== 'transformed') return made;
       if (!isStill(task, fd)) return { outcome: 'changed', reason: 'it changed while it was read' };
       const { stored, plainSize, facts } = made;
+      if (memory !== null) return { ...facts, packed: { bytes: new Uint8Array(memory), plainSize } };
       // Memory of its own, which may be handed to another thread without a further copy.
       const bytes = new Uint8Array(stored);
       collectGarbage(stored.length);

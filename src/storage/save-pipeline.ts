@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import pLimit from 'p-limit';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { StageResult } from './staged.ts';
 import type {
@@ -23,6 +23,8 @@ const NOTHING_LOST = 'nothing is lost: what is not archived stays where it is, a
 /** A file whose turn never came: nothing was done with it, and nobody is told of it. */
 const DRAINED: StageResult = { outcome: 'changed', reason: 'we were asked to stop' };
 
+type StageFailed = Extract<StageResult, { readonly outcome: 'failed' }>;
+
 /** A file between its pre hooks and its removal. */
 interface InHand {
   readonly prepared: PreparedWal;
@@ -31,6 +33,8 @@ interface InHand {
   /** Set once staging has ended, one way or the other. */
   staged: StageResult | null;
   sent: CommitResult | null;
+  /** Why it could not be sent; says itself what could not be stored. */
+  fault: WalwardenError | null;
   /** When that was, in milliseconds of the clock. */
   stagedAt: number;
   /** It was staged before, in vain. */
@@ -61,6 +65,7 @@ export class SavePipeline {
   readonly #expected: number;
   readonly #window: number;
   readonly #limit: ReturnType<typeof pLimit>;
+  readonly #sends: ReturnType<typeof pLimit>;
   /** In WAL order. */
   readonly #inHand: InHand[] = [];
   /** Why no more files are taken; thrown when those in hand are done. */
@@ -69,6 +74,8 @@ export class SavePipeline {
   #broken = false;
   /** Nobody waits for results any more. */
   #abandoned = false;
+  /** One can't be sent, and each of the others would wait as long for the same answer. */
+  #unreachable = false;
   /** Resolves once the last file that was taken is admitted, or not. */
   #admitted: Promise<void> = Promise.resolve();
 
@@ -78,6 +85,7 @@ export class SavePipeline {
     this.#expected = options.expected ?? 1;
     const concurrency = strategy.concurrency(this.#expected);
     this.#limit = pLimit(concurrency);
+    this.#sends = pLimit(strategy.sendConcurrency);
     // While a group is committed, the next one is staged.
     this.#window = 2 * GROUP_SIZE + concurrency;
   }
@@ -155,12 +163,20 @@ export class SavePipeline {
     const admitted = again ? staged.then((result) => this.#admit(result)) : this.#admitInTurn(staged);
     const settle = async (): Promise<void> => {
       const sending = admitted.then((result) => this.#send(prepared, result));
-      const { staged: result, sent } = await sending.catch((error: unknown) => ({ staged: failed(error), sent: null }));
-      item.staged = result;
-      item.sent = sent;
-      item.stagedAt = Date.now();
+      const outcome = await sending.catch((error: unknown) => ({ staged: failed(error) }));
+      this.#strategy.letGo(prepared);
+      Object.assign(item, outcome, { stagedAt: Date.now() });
     };
-    const item: InHand = { prepared, staging: settle(), staged: null, sent: null, stagedAt: 0, again, result: null };
+    const item: InHand = {
+      prepared,
+      staging: settle(),
+      staged: null,
+      sent: null,
+      fault: null,
+      stagedAt: 0,
+      again,
+      result: null,
+    };
     return item;
   }
 
@@ -182,15 +198,20 @@ export class SavePipeline {
     return foreign === null ? staged : { outcome: 'invalid', reason: foreign };
   }
 
-  async #send(
-    prepared: PreparedWal,
-    staged: StageResult,
-  ): Promise<{ readonly staged: StageResult; readonly sent: CommitResult | null }> {
-    if (staged.outcome !== 'staged') return { staged, sent: null };
-    if (this.#useless) return { staged: DRAINED, sent: null };
-    const sent = await this.#strategy.send({ ...prepared, facts: staged });
-    // The bytes would stay in memory until the group is complete.
-    return { staged: { ...staged, packed: undefined }, sent };
+  async #send(prepared: PreparedWal, staged: StageResult): Promise<Pick<InHand, 'staged' | 'sent' | 'fault'>> {
+    if (staged.outcome !== 'staged') return { staged, sent: null, fault: null };
+    return this.#sends(async () => {
+      if (this.#useless || this.#unreachable) return { staged: DRAINED, sent: null, fault: null };
+      try {
+        const sent = await this.#strategy.send({ ...prepared, facts: staged });
+        // The bytes would stay in memory until the group is complete.
+        return { staged: { ...staged, packed: undefined }, sent, fault: null };
+      } catch (error) {
+        this.#unreachable = true;
+        if (!(error instanceof WalwardenError)) throw error;
+        return { staged: failed(error), sent: null, fault: error };
+      }
+    });
   }
 
   /**
@@ -281,11 +302,7 @@ export class SavePipeline {
       const { staged } = item;
       if (staged === null || staged.outcome === 'restage') break;
       if (staged.outcome === 'failed' && staged.side === 'destination') {
-        this.#break(
-          new WalwardenError('storage', `can't store ${wal.name}: ${staged.reason}`, {
-            hint: `${staged.hint === undefined ? '' : `${staged.hint}; `}${NOTHING_LOST}`,
-          }),
-        );
+        this.#break(cantStore(wal, staged, item.fault));
         break;
       }
       if (staged.outcome === 'staged') storable.push(item);
@@ -352,6 +369,16 @@ function nothing(): void {}
 function failed(error: unknown): StageResult {
   const hint = error instanceof WalwardenError ? error.hint : undefined;
   return { outcome: 'failed', side: 'destination', reason: messageOf(error), hint, errno: null };
+}
+
+/** Why the pass ends with a file. */
+function cantStore(wal: WaitingWal, { reason, hint }: StageFailed, fault: WalwardenError | null): WalwardenError {
+  // Nothing is wrong with the destination when we were asked to stop.
+  if (isErrorCode(fault, 'aborted')) return fault;
+  return new WalwardenError('storage', fault === null ? `can't store ${wal.name}: ${reason}` : reason, {
+    hint: `${hint === undefined ? '' : `${hint}; `}${NOTHING_LOST}`,
+    ...(fault === null ? {} : { cause: fault }),
+  });
 }
 
 /** A source as hook scripts are told of it. */

@@ -11,6 +11,12 @@ export interface TransformTask {
   readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
 }
 
+/** What packing is told of a file. */
+export interface PackTask extends TransformTask {
+  /** To hold a file that is stored as it arrives, and of its size; it goes along, and comes back with the bytes. */
+  readonly memory: ArrayBuffer | null;
+}
+
 /** What staging found out; the sizes are in bytes. */
 export interface StagedFacts {
   readonly outcome: 'staged';
@@ -25,7 +31,7 @@ export interface StagedFacts {
   /** SHA-256 of the plain and of the stored bytes, where somebody needs them: of encrypted files, and of packed ones. */
   readonly digests: { readonly plain: string; readonly stored: string } | null;
   /** Where the stored bytes stay in memory until they are sent: them, and how many they were before. */
-  readonly packed?: { readonly bytes: Uint8Array; readonly plainSize: number } | undefined;
+  readonly packed?: { readonly bytes: Uint8Array<ArrayBuffer>; readonly plainSize: number } | undefined;
 }
 
 export type StageFailure =

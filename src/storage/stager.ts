@@ -1,7 +1,7 @@
 import type { Tinypool } from 'tinypool';
 import { programTable } from '../compression/running-programs.ts';
 import { packWal } from './packing.ts';
-import type { StageResult, TransformTask } from './staged.ts';
+import type { PackTask, StageResult } from './staged.ts';
 import { stageWal, type StageTask } from './staging.ts';
 
 /** Files that one worker thread may have in hand: while one is fsynced, the next is compressed. */
@@ -14,7 +14,7 @@ export interface Stager extends AsyncDisposable {
   /** Into a temporary file. */
   stage(task: StageTask): Promise<StageResult>;
   /** Into memory. */
-  pack(task: TransformTask): Promise<StageResult>;
+  pack(task: PackTask): Promise<StageResult>;
 }
 
 /**
@@ -26,15 +26,19 @@ export function createStager(workers: number): Stager {
     return { concurrency: 1, stage: stageWal, pack: packWal, [Symbol.asyncDispose]: async () => {} };
   }
   let pool: Promise<Tinypool> | null = null;
-  const run = async (name: 'stageWal' | 'packAndMove', task: TransformTask): Promise<StageResult> => {
+  const run = async (
+    name: 'stageWal' | 'packAndMove',
+    task: StageTask | PackTask,
+    transferList: ArrayBuffer[] = [],
+  ): Promise<StageResult> => {
     pool ??= startPool(workers);
-    const result: StageResult = await (await pool).run(task, { name });
+    const result: StageResult = await (await pool).run(task, { name, transferList });
     return result;
   };
   return {
     concurrency: workers * TASKS_PER_WORKER,
     stage: (task) => run('stageWal', task),
-    pack: (task) => run('packAndMove', task),
+    pack: (task) => run('packAndMove', task, task.memory === null ? [] : [task.memory]),
     async [Symbol.asyncDispose]() {
       if (pool !== null) await (await pool).destroy();
     },

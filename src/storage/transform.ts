@@ -30,7 +30,7 @@ function bufferFor(size: number): Buffer {
 /** A whole file in memory, verified, compressed and encrypted. */
 export interface Transformed {
   readonly outcome: 'transformed';
-  /** The bytes to store, which lie in memory that the next file uses again. */
+  /** The bytes to store. */
   readonly stored: Buffer;
   readonly plainSize: number;
   readonly facts: StagedFacts;
@@ -38,7 +38,8 @@ export interface Transformed {
 
 /**
  * Reads an open file and makes of it what is to be stored: verified, compressed
- * unless it arrived so, encrypted. Take your {@link turn}.
+ * unless it arrived so, encrypted. Take your {@link turn}. `into` has the size of the
+ * file; without it the bytes lie in memory that the next file uses again.
  */
 export async function transform(
   task: TransformTask,
@@ -46,11 +47,12 @@ export async function transform(
   arrived: CompressionName | null,
   compressor: Compressor | null,
   wantsDigests: boolean,
+  into: Buffer | null = null,
 ): Promise<StageFailure | Transformed> {
   if (task.identity.size > MAX_DELIVERED_SIZE) {
     return { outcome: 'invalid', reason: `${task.identity.size} bytes are more than any WAL file has` };
   }
-  const content = bufferFor(Number(task.identity.size));
+  const content = into ?? bufferFor(Number(task.identity.size));
   readFully(fd, content);
   const plain = await openCompressed(task, content, arrived);
   if (!Buffer.isBuffer(plain)) return plain;
@@ -64,7 +66,7 @@ export async function transform(
     storedSize: stored.length,
     compression: arrived ?? compressor?.name ?? null,
     encryption: task.encryption === null ? null : 'gpg',
-    digests: digest === null ? null : { plain: digest, stored: sha256(stored) },
+    digests: digest === null ? null : { plain: digest, stored: stored === plain ? digest : sha256(stored) },
   });
   return { outcome: 'transformed', stored, plainSize: plain.length, facts };
 }

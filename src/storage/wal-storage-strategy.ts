@@ -142,6 +142,9 @@ export abstract class WalStorageStrategy {
   /** Everything slow that needs only the file. Nothing becomes visible. */
   abstract stage(prepared: PreparedWal, expected: number): Promise<StageResult>;
 
+  /** Files that are sent at the same time. */
+  readonly sendConcurrency: number = 1;
+
   /**
    * Publishes one file, where that takes too long to be done under the
    * catalogue's lock; several at a time, once they are known to belong here.
@@ -150,6 +153,9 @@ export abstract class WalStorageStrategy {
   send(_staged: StagedWal): Promise<CommitResult | null> {
     return Promise.resolve(null);
   }
+
+  /** What was staged in memory is sent, or never will be. Called once for each file that was prepared, before anything else becomes of it. */
+  letGo(_prepared: PreparedWal): void {}
 
   /**
    * Publishes a group, in order, under the catalogue's lock; never replaces
@@ -178,6 +184,14 @@ export abstract class WalStorageStrategy {
 
   /** Is there something at a full path? Throws `storage` when that can't be told. */
   abstract exists(fullPath: string): Promise<boolean>;
+
+  /**
+   * Some segments that are stored, where the catalogue may know less than the
+   * archive: another machine, or a lost one, may have filled a bucket.
+   */
+  sampleSegments(): Promise<readonly WalName[]> {
+    return Promise.resolve([]);
+  }
 
   /** Those of the names that are stored. Throws `storage` when that can't be told. */
   abstract stored(names: readonly WalName[]): Promise<ReadonlySet<WalName>>;

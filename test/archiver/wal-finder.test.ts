@@ -14,7 +14,7 @@ interface Finder extends TestStorage {
 function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
   return withStorage({}, (storage) => {
     const { incoming, streaming, keys } = storage;
-    const parts = { strategy: storage.open(), incoming, streaming, keys, checkThere: async () => undefined };
+    const parts = { strategy: storage.open(), incoming, streaming, keys, checkAbsent: async () => undefined };
     return body({
       ...storage,
       parts,

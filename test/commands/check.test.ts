@@ -273,11 +273,6 @@ test('a server whose configuration is wrong fails by that alone; the others are 
     );
   }));
 
-test('a wals_directory that this version can not store in is told as configuration', () =>
-  withServer({ wals_directory: 's3://bucket/prefix' }, async (server) => {
-    expect(await checks(server)).toEqual([expect.stringMatching(/^configuration: FAILED \(.*s3:\/\/bucket/)]);
-  }));
-
 test('an inactive server is checked, and its failures are no failure of the command', () =>
   withServer({ active: 'false' }, async (server) => {
     const { status, stdout } = await server.cli(['check', 'main']);

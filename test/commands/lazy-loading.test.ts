@@ -6,7 +6,9 @@ import { createCompressor } from '../../src/compression/codecs.ts';
 import { CLI, ensureBuilt } from '../support/cli.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import { run } from '../support/run.ts';
+import { describeS3 } from '../support/s3.ts';
 import { deliveryOf } from './tar-stream.ts';
+import { withS3Server } from './with-s3-server.ts';
 import { placeStored, withServer, type TestServer } from './with-server.ts';
 
 /** What takes long to load, and who may load it is in the table below. */
@@ -67,6 +69,35 @@ test.concurrent.each<Case>([
     await before?.(server);
     expect(await packagesOpened(server, args, (await input?.()) ?? Buffer.alloc(0))).toEqual(loads);
   }),
+);
+
+describeS3(
+  'with an archive in S3',
+  (s3) => {
+    test.each<Case>([
+      { command: 'list-servers', args: ['list-servers'], loads: [] },
+      { command: 'get-wal --test', args: ['get-wal', '--test', 'main'], loads: [] },
+      { command: 'get-wal', args: ['get-wal', 'main', wal.name], loads: ['@aws-sdk/client-s3'] },
+      { command: 'list-wals', args: ['list-wals', 'main'], loads: [] },
+      { command: 'delete-wals --dry-run', args: ['delete-wals', '-n', '--before', wal.name, 'main'], loads: [] },
+      { command: 'archive-wal with nothing to archive', args: ['-q', 'archive-wal', 'main'], loads: [] },
+      {
+        command: 'put-wal',
+        args: ['put-wal', 'main'],
+        input: () => deliveryOf([wal]),
+        loads: ['@aws-sdk/client-s3', 'tar-stream'],
+      },
+    ])('of the heavy packages, $command loads $loads', ({ args, input, loads }) =>
+      s3.withBucket((endpoint) =>
+        withS3Server(endpoint, { compression: 'gzip' }, async (server) => {
+          await writeWal(server.incoming, { segment: 1 });
+          await server.cli(['archive-wal', 'main']);
+          expect(await packagesOpened(server, args, (await input?.()) ?? Buffer.alloc(0))).toEqual(loads);
+        }),
+      ),
+    );
+  },
+  ['rgw'],
 );
 
 /** The heavy packages of which a command opens files. */

@@ -3,31 +3,8 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { isGpgEncrypted } from '../../src/encryption/gpg.ts';
 import { writeConfig } from '../support/cli.ts';
-import type { TestPostgres } from '../support/postgres.ts';
-import { run } from '../support/run.ts';
 import { makeArchive, withArchivedPostgres } from './postgres-archive.ts';
-
-const PASSPHRASE = 'correct horse battery staple';
-const KEY = 'wal-archive@example.com';
-
-/** A keyring of the server's user, with a secret key that wants {@link PASSPHRASE}. No gpg-agent survives it, or remembers. */
-async function withKeyring<T>(pg: TestPostgres, body: (homedir: string) => Promise<T>): Promise<T> {
-  const homedir = await pg.makeDirectory(join(pg.directory, 'gnupg'));
-  const endAgent = (): Promise<unknown> => run('gpgconf', ['--homedir', homedir, '--kill', 'all'], pg.owner);
-  try {
-    const asking = ['--pinentry-mode', 'loopback', '--passphrase', PASSPHRASE];
-    const made = await run(
-      'gpg',
-      ['--homedir', homedir, '--batch', ...asking, '--quick-generate-key', KEY, 'future-default', 'default', 'never'],
-      pg.owner,
-    );
-    expect(made.status, made.stderr).toBe(0);
-    await endAgent();
-    return await body(homedir);
-  } finally {
-    await endAgent();
-  }
-}
+import { KEY, PASSPHRASE, withKeyring } from './with-keyring.ts';
 
 test('an encrypted archive takes duplicates without the secret key, and restores with it', () =>
   withArchivedPostgres({}, async (pg, plain) => {

@@ -9,13 +9,16 @@ import { backupLabel, historyFile, type FaultHome } from './fault-home.ts';
 export const WAYS = ['rename', 'slow copy', 'copy', 'again', 'link'] as const;
 export type Way = (typeof WAYS)[number];
 
+/** Where it delivers to, and what it tells. */
+export type Producing = Pick<FaultHome, 'home' | 'produced'>;
+
 /**
  * Delivers files as PostgreSQL's archive_command does, one after the other,
  * until it is stopped. What it has delivered is in `produced` once its command
  * would have returned 0.
  */
 export class Producer {
-  readonly #fault: FaultHome;
+  readonly #fault: Producing;
   readonly #random: () => number;
   readonly #ways: readonly Way[];
   #segment: number;
@@ -24,7 +27,7 @@ export class Producer {
   #running: Promise<void> = Promise.resolve();
 
   /** `first`: the number before that of the first segment. */
-  constructor(fault: FaultHome, random: () => number, ways: readonly Way[] = WAYS, first = 0) {
+  constructor(fault: Producing, random: () => number, ways: readonly Way[] = WAYS, first = 0) {
     this.#fault = fault;
     this.#random = random;
     this.#ways = ways;

@@ -180,16 +180,20 @@ export class TestPostgres {
     postmaster.once('error', () => (this.#postmaster = undefined));
     let lastError = '';
     try {
-      await until('PostgreSQL to answer', async () => {
-        if (this.#postmaster === undefined) throw new Error('PostgreSQL ended');
-        try {
-          await this.sql('select 1');
-          return true;
-        } catch (error) {
-          lastError = messageOf(error);
-          return false;
-        }
-      });
+      await until(
+        'PostgreSQL to answer',
+        async () => {
+          if (this.#postmaster === undefined) throw new Error('PostgreSQL ended');
+          try {
+            await this.sql('select 1');
+            return true;
+          } catch (error) {
+            lastError = messageOf(error);
+            return false;
+          }
+        },
+        START_MS,
+      );
     } catch (error) {
       const told = await readFile(this.logFile, 'utf8');
       throw new Error(`PostgreSQL doesn't start: ${messageOf(error)} (${lastError})\n${told.slice(-2_000)}`, {
@@ -418,6 +422,9 @@ export class TestPostgres {
     await this.makeDirectory(join(to, 'pg_wal', 'archive_status'));
   }
 }
+
+/** In recovery it runs restore_command again and again before it answers, on a machine that may be busy. */
+const START_MS = 180_000;
 
 /** Without `tcp` every server has it, in a socket directory of its own. */
 const SOCKET_PORT = 5432;

@@ -32,6 +32,13 @@ export interface ReadOptions {
 
 /** SHA-256 of an object's own bytes, which every object that we store has in its metadata. */
 export const STORED_SHA256 = 'walwarden-stored-sha256';
+/** Their number: metadata that stayed when the bytes did not is found out by it, without a download. */
+export const STORED_SIZE = 'walwarden-stored-size';
+
+/** What its metadata says of an object's bytes may be believed: it was written with them, and they are as many. */
+export function isAsWritten({ metadata, size }: ObjectFacts): boolean {
+  return metadata[STORED_SHA256] !== undefined && metadata[STORED_SIZE] === String(size);
+}
 
 /**
  * What the endpoint knows of an object; null only when it is certainly absent.
@@ -181,9 +188,12 @@ async function collectUnsized(body: Readable, maxSize: number, onTooLarge: () =>
 }
 
 /** S3 gives every object an ETag. Whatever says 200 without it (a login page, a proxy) has not got our object. */
-function mustBeS3({ settings }: S3Session, { verb, key }: Question, { ETag }: Output): void {
-  if (ETag !== undefined) return;
-  throw new S3Error(
+function mustBeS3(session: S3Session, question: Question, { ETag }: Output): void {
+  if (ETag === undefined) throw notS3(session, question);
+}
+
+export function notS3({ settings }: S3Session, { verb, key }: Question): S3Error {
+  return new S3Error(
     'not-s3',
     `can't ${verb} ${formatS3Url(settings.bucket, key)}: what answers at ${endpointName(settings)} is not S3`,
     { hint: 'correct aws_endpoint_url: a proxy, a login page or a web server answers there', status: 200 },

@@ -1,5 +1,5 @@
 import pLimit from 'p-limit';
-import { headObject } from './get-object.ts';
+import { headObject, type ObjectFacts } from './get-object.ts';
 import {
   isConflict,
   lookQuickly,
@@ -28,7 +28,7 @@ interface Part {
 /**
  * Stores an object in parts, after a look that found none. Endpoints that don't
  * honour the condition of the last step (Ceph 16 doesn't) leave a gap between
- * that look and it, so what lies there is looked at again afterwards.
+ * a look and it: it is looked right before that step, and again afterwards.
  */
 export async function putInParts(session: S3Session, upload: Upload): Promise<PutOutcome> {
   for (let attempt = 1; ; attempt++) {
@@ -44,11 +44,18 @@ async function tryInParts(session: S3Session, upload: Upload): Promise<PutOutcom
   const { question } = upload;
   const uploadId = await createUpload(session, upload);
   let parts: Part[];
+  let meanwhile: ObjectFacts | null;
   try {
     parts = await sendParts(session, upload, uploadId);
+    meanwhile = await headObject(session, question.key, question.signal);
   } catch (error) {
     await abortUpload(session, upload, uploadId);
     throw error;
+  }
+  // The parts took their time. Whoever was quicker must not be overwritten, which the condition doesn't forbid everywhere.
+  if (meanwhile !== null) {
+    await abortUpload(session, upload, uploadId);
+    return outcomeOf(meanwhile, upload);
   }
   try {
     await completeUpload(session, upload, uploadId, parts);

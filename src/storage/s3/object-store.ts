@@ -69,6 +69,11 @@ export class ObjectStore implements S3Session, AsyncDisposable {
     await this.list(prefix, { ...options, pageSize: 1 }).next();
   }
 
+  /** Loads the SDK, while something else is done. What goes wrong is said to whoever asks something. */
+  warmUp(): void {
+    this.#connect().catch(() => {});
+  }
+
   /** Relies on what a probe of this endpoint once found out. */
   rely(capabilities: EndpointCapabilities): void {
     this.#capabilities = capabilities;

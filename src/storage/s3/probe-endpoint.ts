@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { PutObjectCommand, PutObjectCommandInput } from '@aws-sdk/client-s3';
 import { hasBody } from './s3-client.ts';
+import { notS3 } from './get-object.ts';
 import { S3Error } from './s3-failure.ts';
 import type { EndpointCapabilities } from './s3-settings.ts';
 import type { Question, S3Session } from './s3-session.ts';
@@ -14,7 +15,7 @@ export interface ProbeResult extends EndpointCapabilities {
 const TEXT = Buffer.from('walwarden looked here whether the endpoint honours If-None-Match. This may be deleted.\n');
 const OTHER_TEXT = Buffer.from(TEXT.toString().toUpperCase());
 
-type Answer = 'stored' | 'exists' | 'refused';
+type Answer = 'stored' | 'exists' | 'refused' | 'busy';
 
 /**
  * Finds out what an endpoint does by doing it, on an object of our own. One
@@ -85,7 +86,7 @@ class Probe {
   ): Promise<Answer> {
     const question: Question = { verb: 'store', key, signal: this.#signal };
     try {
-      await this.#session.ask(question, ({ sdk, client, options }) => {
+      const { ETag } = await this.#session.ask(question, ({ sdk, client, options }) => {
         const command = new sdk.PutObjectCommand({
           Bucket: this.#session.settings.bucket,
           Key: key,
@@ -96,11 +97,15 @@ class Probe {
         spoil?.(command);
         return client.send(command, options);
       });
+      // A login page says 200 to everything, and would be remembered as an endpoint that can do nothing.
+      if (ETag === undefined) throw notS3(this.#session, question);
       this.#made.add(key);
       return 'stored';
     } catch (error) {
       if (!(error instanceof S3Error) || error.status === null) throw error;
-      if (error.status === 412 || isConflict(error)) return 'exists';
+      if (error.status === 412) return 'exists';
+      // Somebody else is at this very key, which says nothing of the condition.
+      if (isConflict(error)) return 'busy';
       const asked = extra.IfNoneMatch !== undefined ? isNotImplemented(error) : isDigestRefused(error);
       if (!asked) throw error;
       return 'refused';
@@ -119,7 +124,8 @@ function isDigestRefused({ failure, s3Code, status }: S3Error): boolean {
     failure === 'damaged-in-flight' ||
     s3Code === 'InvalidDigest' ||
     s3Code === 'SignatureDoesNotMatch' ||
-    status === 400
+    // Not that the credentials have just expired, which is 400, too.
+    (status === 400 && (failure === 'refused' || failure === 'not-s3'))
   );
 }
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { PutObjectCommand } from '@aws-sdk/client-s3';
-import { headObject, plainEtag, STORED_SHA256 } from './get-object.ts';
+import { headObject, plainEtag, STORED_SHA256, STORED_SIZE } from './get-object.ts';
 import { putInParts } from './multipart-upload.ts';
 import { isOutcomeUnknown, S3Error } from './s3-failure.ts';
 import { backOff, md5Of, sha256Of, type Question, type S3Session } from './s3-session.ts';
@@ -23,6 +23,8 @@ export interface PutOptions {
   /** SHA-256 of the body in hexadecimal digits, where somebody has it already. */
   readonly sha256?: string | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Called when the body was sent with the only request there was: nothing reads it any more. Not always called. */
+  readonly onBodyFree?: (() => void) | undefined;
 }
 
 /** Another writer of the same key may be at it for a moment; the SDK does not try these again. */
@@ -44,20 +46,25 @@ export async function putIfAbsent(
   const question: Question = { verb: 'store', key, signal };
   const id = randomUUID();
   const sha256 = options.sha256 ?? (await sha256Of(body));
-  const metadata = { ...options.metadata, [STORED_SHA256]: sha256, [UPLOAD_ID]: id };
+  const metadata = {
+    ...options.metadata,
+    [STORED_SHA256]: sha256,
+    [STORED_SIZE]: String(body.length),
+    [UPLOAD_ID]: id,
+  };
   const upload: Upload = { question, body, sha256, metadata, id };
   const inParts = body.length >= session.settings.multipartThreshold;
   if (inParts || session.capabilities?.conditionalWrites !== true) {
     const there = await headObject(session, key, signal);
     if (there !== null) return { outcome: 'exists', object: there };
   }
-  return inParts ? putInParts(session, upload) : putWhole(session, upload);
+  return inParts ? putInParts(session, upload) : putWhole(session, upload, options.onBodyFree);
 }
 
-async function putWhole(session: S3Session, upload: Upload): Promise<PutOutcome> {
+async function putWhole(session: S3Session, upload: Upload, onBodyFree?: () => void): Promise<PutOutcome> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await sendWhole(session, upload);
+      return await sendWhole(session, upload, attempt === 1 ? onBodyFree : undefined);
     } catch (error) {
       const known = await outcomeAfter(session, upload, error);
       if (known !== null) return known;
@@ -68,7 +75,7 @@ async function putWhole(session: S3Session, upload: Upload): Promise<PutOutcome>
   }
 }
 
-async function sendWhole(session: S3Session, upload: Upload): Promise<PutOutcome> {
+async function sendWhole(session: S3Session, upload: Upload, onBodyFree?: () => void): Promise<PutOutcome> {
   const { settings, capabilities } = session;
   const { question, body, sha256 } = upload;
   const integrity = capabilities?.integrity ?? 'payload-hash';
@@ -95,6 +102,8 @@ async function sendWhole(session: S3Session, upload: Upload): Promise<PutOutcome
   if (integrity === 'none' && /^[0-9a-f]{32}$/.test(etag) && etag !== md5?.toString('hex')) {
     throw await removeDamaged(session, upload);
   }
+  // What answered 200 has read all of the body; a request that was given up before may still be sending it.
+  if (output.$metadata.attempts === 1) onBodyFree?.();
   return { outcome: 'stored' };
 }
 

@@ -1,11 +1,12 @@
+import { randomUUID } from 'node:crypto';
 import { readFile, rename } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { fsyncDirectory, unlinkIfThere, writeNewFile } from '../../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../../errors.ts';
 import type { EffectiveS3Settings, EndpointCapabilities } from './s3-settings.ts';
 
-/** An endpoint may have learnt something; so it is asked again after a week. */
-const VALID_MS = 7 * 24 * 3600 * 1000;
+/** What answers at an address may be another thing tomorrow, and what it can do decides what may be overwritten. */
+const VALID_MS = 24 * 3600 * 1000;
 
 /**
  * What a probe found out about an endpoint and a bucket, in a small file: the
@@ -17,7 +18,9 @@ export class RememberedEndpoint {
 
   constructor(path: string, { endpoint, region, bucket }: EffectiveS3Settings) {
     this.#path = path;
-    this.#key = [endpoint ?? 'AWS', region ?? '', bucket].join(' ');
+    // The SDK takes these variables, too.
+    const { AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL } = process.env;
+    this.#key = [endpoint ?? AWS_ENDPOINT_URL_S3 ?? AWS_ENDPOINT_URL ?? 'AWS', region ?? '', bucket].join(' ');
   }
 
   /** Null when nothing is remembered of this endpoint, or nothing that is recent or can be understood. */
@@ -35,10 +38,14 @@ export class RememberedEndpoint {
   async write(capabilities: EndpointCapabilities, now = Date.now()): Promise<void> {
     const { conditionalWrites, integrity } = capabilities;
     const content = { endpoint: this.#key, probed: new Date(now).toISOString(), conditionalWrites, integrity };
-    const temporary = `${this.#path}.${process.pid}.tmp`;
-    await unlinkIfThere(temporary);
+    const temporary = `${this.#path}.${randomUUID()}.tmp`;
     await writeNewFile(temporary, Buffer.from(`${JSON.stringify(content, null, 2)}\n`), { mode: 0o600 });
-    await rename(temporary, this.#path);
+    try {
+      await rename(temporary, this.#path);
+    } catch (error) {
+      await unlinkIfThere(temporary);
+      throw error;
+    }
     await fsyncDirectory(dirname(this.#path));
   }
 }

@@ -81,11 +81,14 @@ function regionConfig(sdk: Sdk, { region, endpoint, profile }: EffectiveS3Settin
   return { region: () => lookUp.config.region().catch(() => 'us-east-1') };
 }
 
-/** What the SDK logs of requests is not wanted; its warnings are worth a look. */
+/** What the SDK logs of requests is not wanted, and their errors come to us anyway; its warnings are worth a look. */
 function quietLogger(onWarning: ((text: string) => void) | undefined) {
   const ignore = (): void => undefined;
-  const warn = (...words: unknown[]): void => onWarning?.(words.filter((word) => typeof word === 'string').join(' '));
-  return { trace: ignore, debug: ignore, info: ignore, warn, error: warn };
+  const warn = (...words: unknown[]): void => {
+    const text = words.filter((word) => typeof word === 'string').join(' ');
+    if (text !== '') onWarning?.(text);
+  };
+  return { trace: ignore, debug: ignore, info: ignore, warn, error: ignore };
 }
 
 /**

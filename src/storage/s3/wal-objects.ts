@@ -125,6 +125,17 @@ export class WalObjects {
     yield* inOrder();
   }
 
+  /** The first segments of the archive, up to so many. */
+  async firstSegments(count: number): Promise<WalName[]> {
+    const names = new Set<WalName>();
+    for await (const { key } of this.#store.list(walsPrefix(this.#root), { signal: this.#signal })) {
+      const name = parseWalObjectKey(this.#root, key)?.name;
+      if (name !== undefined && walKind(name) === 'segment') names.add(name);
+      if (names.size === count) break;
+    }
+    return [...names];
+  }
+
   /** Bytes of a segment, as the object of one says; null when it doesn't. */
   async segmentSize(name: WalName): Promise<number | null> {
     if (walKind(name) !== 'segment' || parseWalName(name) === undefined) return null;

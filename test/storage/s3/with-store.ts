@@ -61,7 +61,7 @@ export function throughProxy(
 ): Promise<void> {
   return server.withBucket((s3) =>
     withFaultProxy(s3.url, (proxy) =>
-      withStore(s3, { endpoint: proxy.url, readTimeoutMs: 300, maxAttempts: 3, ...options }, (store) =>
+      withStore(s3, { endpoint: proxy.url, readTimeoutMs: 1_500, maxAttempts: 3, ...options }, (store) =>
         body(store, proxy, s3),
       ),
     ),
