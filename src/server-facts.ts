@@ -216,7 +216,8 @@ export async function localLeftovers(server: ServerConfig): Promise<string | nul
   if (old.length === 0) return null;
   return (
     `${directory} still holds WAL of an archive that was there before: get-wal finds it; to have it in the bucket, ` +
-    `move its files to ${server.options.incoming_wals_directory} (archive-wal takes compressed ones as they are), ` +
+    `move its files to ${server.options.incoming_wals_directory} (archive-wal takes compressed ones as they are; encrypted ones ` +
+    `have to go through get-wal -o${server.options.archiver ? '' : '; archiver = on is needed for that'}), ` +
     `then walwarden rebuild-xlogdb ${server.name}`
   );
 }

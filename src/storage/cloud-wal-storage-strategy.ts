@@ -251,7 +251,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   override async commit(group: readonly SentWal[]): Promise<CommitResult[]> {
     const duplicates = group.filter(({ sent }) => sent?.outcome === 'already-stored').map(({ wal }) => wal.name);
-    // Under the lock that we delete under: what was there when we compared it may be gone.
+    // What was there when we compared it may have been deleted since.
     const there = await this.stored(duplicates);
     const results: CommitResult[] = [];
     for (const { wal, sent } of group) {

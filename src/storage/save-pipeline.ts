@@ -187,7 +187,8 @@ export class SavePipeline {
       await previous;
       return this.#admit(result);
     });
-    this.#admitted = admitted.then(nothing, nothing);
+    // Also when this one could not be staged at all.
+    this.#admitted = Promise.all([previous, admitted.then(nothing, nothing)]).then(nothing);
     return admitted;
   }
 

@@ -19,10 +19,14 @@ const MAX_DELIVERED_SIZE = BigInt(MAX_SEGMENT_SIZE) * 2n;
  */
 export const turn = pLimit(1);
 
+/** Every thread would hold the memory of the largest segment for good. */
+const LARGEST_KEPT = 64 * 1024 * 1024;
+
 let readBuffer: Buffer = Buffer.alloc(0);
 
 /** A buffer for a whole file. A new one for each would only be freed when the collector comes by. */
 function bufferFor(size: number): Buffer {
+  if (size > LARGEST_KEPT) return Buffer.allocUnsafeSlow(size);
   if (readBuffer.length < size) readBuffer = Buffer.allocUnsafeSlow(size);
   return readBuffer.subarray(0, size);
 }

@@ -50,6 +50,22 @@ describeS3(
         }),
       ));
 
+    test('a new machine takes no WAL of another cluster into a bucket that has some', () =>
+      s3.withBucket((endpoint) =>
+        withS3Server(endpoint, { compression: 'gzip' }, async (first) => {
+          await archiveSegments(first, 1, 2);
+          await withS3Server(endpoint, { compression: 'gzip' }, async (second) => {
+            await writeWal(second.incoming, { segment: 3, systemIdentifier: 666n });
+            await writeWal(second.incoming, { segment: 4 });
+            const { status, stderr } = await second.cli(['archive-wal', 'main']);
+            expect(status).toBe(1);
+            expect(stderr).toContain('another cluster');
+            expect(await second.keys()).toEqual([keyOf(1, '.gz'), keyOf(2, '.gz'), keyOf(4, '.gz')]);
+            expect(await linesOf(second)).toEqual([nameOf(4)]);
+          });
+        }),
+      ));
+
     test('archive-wal takes a file that arrives again as archived, and moves another content to errors', () =>
       s3.withBucket((endpoint) =>
         withS3Server(endpoint, { compression: 'gzip' }, async (server) => {

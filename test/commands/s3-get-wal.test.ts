@@ -40,6 +40,23 @@ describeS3(
         ),
     );
 
+    test('what the catalogue has and the bucket has not is no answer: 200, and another bucket may be meant', () =>
+      s3.withBucket((endpoint) =>
+        s3.withBucket((other) =>
+          withS3Server(endpoint, { compression: 'gzip' }, async (server) => {
+            await archiveSegments(server, 1);
+            const config = join(server.home, 'walwarden.conf');
+            const text = await readFile(config, 'utf8');
+            await writeFile(config, text.replace(endpoint.bucket, other.bucket));
+            const lost = await server.cli(['get-wal', 'main', wal.name]);
+            expect(lost).toMatchObject({ status: 200, stdout: '' });
+            expect(lost.stderr).toMatch(/is not in s3:\S+, though the catalogue has it[^]*right bucket/);
+            // What no one has is absent there, too.
+            expect(await server.cli(['get-wal', 'main', nameOf(2)])).toMatchObject({ status: 1, stdout: '' });
+          }),
+        ),
+      ));
+
     test('--keep-compression leaves it as it is stored', () =>
       s3.withBucket((endpoint) =>
         withS3Server(endpoint, { compression: 'gzip' }, async (server) => {

@@ -1,12 +1,12 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DeleteObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
+import { DeleteObjectCommand, HeadObjectCommand, PutObjectCommand } from '@aws-sdk/client-s3';
 import { expect, test } from 'vitest';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { createCompressor } from '../../src/compression/codecs.ts';
 import { historyName, walName } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
-import type { SeenRequest } from '../support/fault-proxy.ts';
+import { s3Answer, type SeenRequest } from '../support/fault-proxy.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { partialWal } from '../wal/partial-wal.ts';
 import { testClient, type S3Endpoint } from '../support/s3-endpoint.ts';
@@ -162,6 +162,41 @@ describeS3('a file that is in the bucket already', (server) => {
       ]);
       expect(await namesOf(catalogue)).toEqual([wals[2]?.name]);
       expect(await readdir(incoming)).toEqual([wals[0]?.name, wals[1]?.name]);
+    }));
+
+  test('by us, but with other bytes by now: metadata alone is not believed', () =>
+    withProxiedStorage(server, { compression: null }, async ({ incoming, endpoint, open, catalogue }) => {
+      const { wal, name, bytes } = await arrive(incoming);
+      await saveAll(open(), [wal]);
+      const client = testClient(endpoint);
+      const at = { Bucket: endpoint.bucket, Key: keyOf(name, null) };
+      const { Metadata = {} } = await client.send(new HeadObjectCommand(at));
+      await client.send(new PutObjectCommand({ ...at, Body: bytes.subarray(0, 100), Metadata }));
+      client.destroy();
+      const again = await arrive(incoming);
+      expect(await saveAll(open(), [again.wal])).toMatchObject([
+        { outcome: 'conflict', reason: expect.stringContaining('is damaged') },
+      ]);
+      expect(await readdir(incoming)).toEqual([name]);
+      expect(await namesOf(catalogue)).toEqual([name]);
+    }));
+
+  test('and can not be read before somebody restores it: a conflict, and the files behind it are stored', () =>
+    withProxiedStorage(server, { compression: 'gzip' }, async ({ incoming, endpoint, open, proxy }) => {
+      const cold = makeWal({ segment: 1 });
+      await putForeign(endpoint, keyOf(cold.name, 'gzip'), await packed(cold.bytes, 'gzip'));
+      proxy.fail(
+        ({ method, url }) => method === 'GET' && url.includes(cold.name),
+        s3Answer(403, 'InvalidObjectState'),
+        100,
+      );
+      const wals = [];
+      for (const segment of [1, 2]) wals.push((await arrive(incoming, { segment })).wal);
+      expect(await saveAll(open(), wals)).toMatchObject([
+        { outcome: 'conflict', reason: expect.stringContaining("can't be read") },
+        { outcome: 'stored' },
+      ]);
+      expect(await readdir(incoming)).toEqual([cold.name]);
     }));
 
   test('several times, with several extensions: the same only when all are; all are read, listed once and deleted', () =>
