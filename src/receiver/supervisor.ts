@@ -33,6 +33,9 @@ const SYNCHRONOUS_LOOK_MS = 15_000;
 /** How often it is looked at whether what is received again is what was received before. */
 const COMPARE_MS = 1_000;
 
+/** So long after the end of pg_receivewal our own stop signal may be seen. */
+const STOP_FOLLOWS_MS = 100;
+
 /** Between asking pg_receivewal to end and killing it. */
 const STOP_GRACE_MS = 10_000;
 
@@ -152,7 +155,7 @@ class Supervisor {
     const child = this.#child;
     if (child === null) return 'fails';
     const began = performance.now();
-    const react = await firstReaction((scope) => [
+    const react = await first((scope) => [
       ...this.#watch(child, scope),
       this.#heartbeat(scope),
       this.#watchSynchronous(scope),
@@ -276,9 +279,10 @@ class Supervisor {
     }
   }
 
-  #ended(end: ReceiverEnd): ReceiverEvent {
+  async #ended(end: ReceiverEnd): Promise<ReceiverEvent> {
     this.#child = null;
-    // Who stops a service may signal all of its processes at once.
+    // Who stops a service may signal all of its processes at once, and we may see the child's end before our own signal.
+    await first((scope) => [delay(STOP_FOLLOWS_MS, undefined, { signal: scope }), fired(this.#stopAsked, scope)]);
     if (this.#stopAsked.aborted) return 'stop';
     const { server, postgres, streamingDirectory } = this.#settings;
     const context = { option: streamingOption(postgres), server, slotName: postgres.slotName };
@@ -331,12 +335,12 @@ class Supervisor {
 
 /** What came of whatever happens first. */
 async function firstOf(sources: (scope: AbortSignal) => Promise<Reaction>[]): Promise<ReceiverEvent> {
-  const react = await firstReaction(sources);
+  const react = await first(sources);
   return react();
 }
 
-/** The reaction to whatever happens first; the others are given up. */
-async function firstReaction(sources: (scope: AbortSignal) => Promise<Reaction>[]): Promise<Reaction> {
+/** Whatever happens first; the others are given up. */
+async function first<T>(sources: (scope: AbortSignal) => Promise<T>[]): Promise<T> {
   const scope = new AbortController();
   try {
     return await Promise.race(sources(scope.signal));
