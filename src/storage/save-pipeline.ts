@@ -33,7 +33,7 @@ interface InHand {
   /** Set once staging has ended, one way or the other. */
   staged: StageResult | null;
   sent: CommitResult | null;
-  /** Why it could not be sent; says itself what could not be stored. */
+  /** Why it could not be staged, admitted or sent; says itself what can't be done. */
   fault: WalwardenError | null;
   /** When that was, in milliseconds of the clock. */
   stagedAt: number;
@@ -163,7 +163,10 @@ export class SavePipeline {
     const admitted = again ? staged.then((result) => this.#admit(result)) : this.#admitInTurn(staged);
     const settle = async (): Promise<void> => {
       const sending = admitted.then((result) => this.#send(prepared, result));
-      const outcome = await sending.catch((error: unknown) => ({ staged: failed(error) }));
+      const outcome = await sending.catch((error: unknown) => ({
+        staged: failed(error),
+        fault: error instanceof WalwardenError ? error : null,
+      }));
       this.#strategy.letGo(prepared);
       Object.assign(item, outcome, { stagedAt: Date.now() });
     };

@@ -86,8 +86,8 @@ const LASTING: readonly [name: string, matches: Rule, fault: Fault, error: RegEx
     'everything is denied',
     isAny,
     s3Answer(403, 'AccessDenied'),
-    /store s3:\S+: access denied \(403 AccessDenied\)/,
-    /allow s3:PutObject/,
+    /list s3:\S+: access denied \(403 AccessDenied\)/,
+    /allow s3:ListBucket/,
   ],
   [
     'there is no bucket',
@@ -121,7 +121,7 @@ const LASTING: readonly [name: string, matches: Rule, fault: Fault, error: RegEx
     'a login page answers everything',
     isAny,
     LOGIN_PAGE,
-    /store s3:\S+: what answers at http:\S+ is not S3/,
+    /list s3:\S+: what answers at http:\S+ is not S3/,
     /correct aws_endpoint_url/,
   ],
   [
@@ -131,7 +131,7 @@ const LASTING: readonly [name: string, matches: Rule, fault: Fault, error: RegEx
     /list s3:\S+: what answers at http:\S+ is not S3/,
     /correct aws_endpoint_url/,
   ],
-  ['nothing gets through', isAny, { kind: 'reset' }, /store s3:\S+: http:\S+ cut the connection/, /aws_endpoint_url/],
+  ['nothing gets through', isAny, { kind: 'reset' }, /list s3:\S+: http:\S+ cut the connection/, /aws_endpoint_url/],
 ];
 
 describeS3(
