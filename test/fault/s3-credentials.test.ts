@@ -30,7 +30,7 @@ describeS3(
         'the keys of a user who may do nothing',
         { AWS_ACCESS_KEY_ID: 'stranger', AWS_SECRET_ACCESS_KEY: 'stranger-secret' },
         /access denied \(403 AccessDenied\)/,
-        /allow s3:PutObject/,
+        /allow s3:ListBucket/,
       ],
       [
         'no credentials',
