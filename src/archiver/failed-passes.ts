@@ -1,6 +1,6 @@
-import { readFile, rename } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { fsyncDirectory, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { fsyncDirectory, replaceFile, unlinkIfThere } from '../durable/durable-file.ts';
 import { isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import type { Logger } from '../logging.ts';
 import { count, formatSpan } from '../words.ts';
@@ -112,11 +112,8 @@ export class FailedPasses {
 
   /** Durable, so that a machine that comes up again after a crash still knows. A full disk may not take it: then that is the reason. */
   async #write(remembered: Remembered): Promise<void> {
-    const temporary = `${this.#path}.tmp`;
     try {
-      await unlinkIfThere(temporary);
-      await writeNewFile(temporary, Buffer.from(`${JSON.stringify(remembered, null, 2)}\n`), { mode: 0o600 });
-      await rename(temporary, this.#path);
+      await replaceFile(this.#path, Buffer.from(`${JSON.stringify(remembered, null, 2)}\n`), { mode: 0o600 });
       await fsyncDirectory(dirname(this.#path));
     } catch (error) {
       this.#logger.debug({ server: this.#server }, `can't write ${this.#path}: ${messageOf(error)}`);

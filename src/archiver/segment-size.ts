@@ -1,5 +1,5 @@
-import { readFile, rename } from 'node:fs/promises';
-import { unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { readFile } from 'node:fs/promises';
+import { replaceFile } from '../durable/durable-file.ts';
 import { messageOf } from '../errors.ts';
 import type { Logger } from '../logging.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
@@ -40,14 +40,11 @@ export class RememberedSegmentSize {
 
   /** Never rejects: what can't be remembered is asked again. */
   async write(segmentSize: number): Promise<void> {
-    const temporary = `${this.#path}.tmp`;
     try {
       const identity = await readIdentity(this.#identityPath);
       if (identity === null) return;
-      await unlinkIfThere(temporary);
       const text = `${JSON.stringify({ systemid: identity.systemid, segmentSize })}\n`;
-      await writeNewFile(temporary, Buffer.from(text), { mode: 0o600 });
-      await rename(temporary, this.#path);
+      await replaceFile(this.#path, Buffer.from(text), { mode: 0o600 });
     } catch (error) {
       this.#logger.debug(`can't write ${this.#path}: ${messageOf(error)}`);
     }

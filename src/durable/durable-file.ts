@@ -97,6 +97,17 @@ export async function writeNewFile(
   }
 }
 
+/**
+ * Puts these bytes in the place of a file, at once and as a whole; durable but
+ * for its name. One writer at a time: what a crash left is removed by the next.
+ */
+export async function replaceFile(path: string, data: Uint8Array, options: { readonly mode: number }): Promise<void> {
+  const temporary = `${path}.tmp`;
+  await unlinkIfThere(temporary);
+  await writeNewFile(temporary, data, options);
+  await rename(temporary, path);
+}
+
 /** unlink(2); true when the file was there. */
 export async function unlinkIfThere(path: string | Buffer): Promise<boolean> {
   try {

@@ -1,5 +1,4 @@
 import type { CompressionSettings } from '../compression/codec.ts';
-import { WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { readOne } from './archived-files.ts';
@@ -7,6 +6,7 @@ import { collectGarbage } from './collect-garbage.ts';
 import { MemoryBudget } from './memory-budget.ts';
 import { ObjectComparer } from './s3/compare-objects.ts';
 import { KeyWindow } from './s3/key-window.ts';
+import { ObjectDeletion } from './s3/object-deletion.ts';
 import type { ObjectStore } from './s3/object-store.ts';
 import type { RememberedEndpoint } from './s3/remembered-endpoint.ts';
 import type { EndpointCapabilities } from './s3/s3-settings.ts';
@@ -32,9 +32,6 @@ import {
   type StrategyParts,
   type WaitingWal,
 } from './wal-storage-strategy.ts';
-
-/** Files that an error names; hook scripts are told of every one. */
-const NAMED = 10;
 
 export interface CloudStorageSettings {
   readonly root: WalRoot;
@@ -313,7 +310,8 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
     const keys = await this.#objects.keysOf(name);
-    const digest = keys.length === 0 ? '' : sha256(await plainBytes(incoming, this.#settings.keys));
+    if (keys.length === 0) return { result: 'absent' };
+    const digest = sha256(await plainBytes(incoming, this.#settings.keys));
     const comparison = await this.#comparer.compareAll({ name, digest, incoming: async () => incoming }, keys);
     if (comparison.result === 'different') return comparison;
     return { result: comparison.result === 'same' ? 'same' : 'absent' };
@@ -337,53 +335,20 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     onDeleted: (name: WalName) => void = () => {},
   ): Promise<WalName[]> {
     const deleted: WalName[] = [];
-    const tell = (name: WalName): void => {
+    const { deleteBatchSize: batchSize, kill: signal } = this.#settings;
+    const deletion = new ObjectDeletion({
+      store: this.#store,
+      nearby: this.#look(),
+      hooks: this.parts.hooks,
+      getFullPath: (name) => this.getFullPath(name),
+      batchSize,
+      signal,
+    });
+    await deletion.run([...walsToDelete.values()].flat(), (name) => {
       deleted.push(name);
       onDeleted(name);
-    };
-    const { hooks } = this.parts;
-    const nearby = this.#look();
-    // A script is called right before and after its file.
-    const size = hooks.watches('wal_delete') ? 1 : this.#settings.deleteBatchSize;
-    for (const wals of batches([...walsToDelete.values()].flat(), size)) {
-      for (const info of wals) {
-        const hook = await hooks.before('wal_delete', info, this.getFullPath(info.name));
-        if (hook.outcome === 'stop') throw hook.error;
-      }
-      const failures = await this.#deleteBatch(wals, nearby, tell);
-      for (const info of wals) {
-        await hooks.after('wal_delete', info, this.getFullPath(info.name), failures.get(info.name)?.message);
-      }
-      if (failures.size > 0) throw notDeleted(failures);
-    }
+    });
     return deleted;
-  }
-
-  /** Every object of these names, whatever its extension. Returns what went wrong. */
-  async #deleteBatch(
-    wals: readonly WalFileInfo[],
-    nearby: KeyWindow,
-    onDeleted: (name: WalName) => void,
-  ): Promise<Map<WalName, WalwardenError>> {
-    const failures = new Map<WalName, WalwardenError>();
-    const open = new Map<string, WalName>();
-    let looked = false;
-    try {
-      for (const { name } of wals) for (const key of await nearby.keysOf(name)) open.set(key, name);
-      looked = true;
-      for await (const result of this.#store.deleteObjects([...open.keys()], { signal: this.#settings.kill })) {
-        const name = open.get(result.key);
-        if (result.outcome === 'failed' && name !== undefined) failures.set(name, result.error);
-        open.delete(result.key);
-      }
-    } catch (error) {
-      if (!(error instanceof WalwardenError)) throw error;
-      // Nobody knows what became of the rest.
-      const unsure = looked ? open.values() : wals.map(({ name }) => name);
-      for (const name of unsure) failures.set(name, error);
-    }
-    for (const { name } of wals) if (!failures.has(name)) onDeleted(name);
-    return failures;
   }
 }
 
@@ -391,21 +356,4 @@ function nothing(): void {}
 
 function storedInfo(wal: WaitingWal, { storedSize, compression, encryption }: StagedFacts): WalFileInfo {
   return { name: wal.name, size: storedSize, mtime: secondsOfNs(wal.identity.mtimeNs), compression, encryption };
-}
-
-function* batches<T>(items: readonly T[], size: number): Generator<readonly T[]> {
-  for (let at = 0; at < items.length; at += size) yield items.slice(at, at + size);
-}
-
-function notDeleted(failures: ReadonlyMap<WalName, WalwardenError>): WalwardenError {
-  const [[, first] = [], ...others] = failures;
-  if (first === undefined) throw new Error('nothing went wrong');
-  if (others.length === 0) return first;
-  const { code, message, hint } = first;
-  const names = others.slice(0, NAMED).map(([name]) => name);
-  const more = others.length > NAMED ? ` and ${others.length - NAMED} more` : '';
-  return new WalwardenError(code, `${message}; nor could ${names.join(', ')}${more} be deleted`, {
-    cause: first,
-    ...(hint === undefined ? {} : { hint }),
-  });
 }

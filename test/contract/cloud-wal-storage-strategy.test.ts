@@ -1,41 +1,19 @@
-import { afterAll, beforeAll } from 'vitest';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { withCloudStorage, type CloudOptions } from '../storage/with-cloud-storage.ts';
-import { withGpgKey, type GpgKey } from '../storage/with-gpg-key.ts';
+import { useGpgKey } from '../storage/with-gpg-key.ts';
 import { describeS3 } from '../support/s3.ts';
 import { describeWalStorageStrategy, type StorageUnderTest } from './wal-storage-strategy.ts';
 
-let key: GpgKey | undefined;
-let keyDone: () => void = () => undefined;
-let cleanedUp: Promise<void> = Promise.resolve();
-
-beforeAll(async () => {
-  await new Promise<void>((resolve, reject) => {
-    cleanedUp = withGpgKey(async (made) => {
-      key = made;
-      await new Promise<void>((done) => {
-        keyDone = done;
-        resolve();
-      });
-    });
-    cleanedUp.catch(reject);
-  });
-});
-
-afterAll(async () => {
-  keyDone();
-  await cleanedUp;
-});
+const key = useGpgKey();
 
 describeS3('WAL in S3', (server) => {
   function cloud(compression: CompressionName | null, encrypted = false): void {
     const label = `${server.kind}, ${compression ?? 'no compression'}${encrypted ? ' and gpg' : ''}`;
     describeWalStorageStrategy({ label, compression, encrypted }, (body) =>
       server.withBucket((endpoint) => {
-        const gpg: CloudOptions =
-          encrypted && key !== undefined
-            ? { encryption: { keyId: key.keyId, homedir: key.homedir }, keys: { gnupgHome: key.homedir } }
-            : {};
+        const gpg: CloudOptions = encrypted
+          ? { encryption: { keyId: key().keyId, homedir: key().homedir }, keys: { gnupgHome: key().homedir } }
+          : {};
         return withCloudStorage(endpoint, { compression, ...gpg }, ({ incoming, catalogue, keys, open }) => {
           const storage: StorageUnderTest = { incoming, catalogue, keys, open };
           return body(storage);

@@ -1,13 +1,13 @@
 import { appendFile, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { DigestJournal, type DigestEntry } from '../../src/storage/digest-journal.ts';
 import { sha256 } from '../../src/storage/sha256.ts';
 import { walName } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { withTempDir } from '../support/temp-dir.ts';
-import { withGpgKey, type GpgKey } from './with-gpg-key.ts';
+import { useGpgKey } from './with-gpg-key.ts';
 import { arrive, saveAll, waiting, withStorage, type StorageOptions } from './with-storage.ts';
 
 function entry(segment: number, stored: string, facts: Partial<DigestEntry> = {}): DigestEntry {
@@ -86,34 +86,14 @@ describe('the journal', () => {
     }));
 });
 
-let key: GpgKey;
-let keyDone: () => void = () => undefined;
-let cleanedUp: Promise<void> = Promise.resolve();
-
-beforeAll(async () => {
-  await new Promise<void>((resolve, reject) => {
-    cleanedUp = withGpgKey(async (made) => {
-      key = made;
-      await new Promise<void>((done) => {
-        keyDone = done;
-        resolve();
-      });
-    });
-    cleanedUp.catch(reject);
-  });
-});
-
-afterAll(async () => {
-  keyDone();
-  await cleanedUp;
-});
+const key = useGpgKey();
 
 describe('a duplicate of an encrypted file', () => {
   /** As on a host that only has the public key. */
   const publicOnly = (): StorageOptions => ({
     compression: 'zstd',
-    encryption: { keyId: key.keyId, homedir: key.publicHome },
-    keys: { gnupgHome: key.publicHome },
+    encryption: { keyId: key().keyId, homedir: key().publicHome },
+    keys: { gnupgHome: key().publicHome },
   });
 
   test('is told by the journal where the secret key is elsewhere', () =>
@@ -135,7 +115,7 @@ describe('a duplicate of an encrypted file', () => {
     }));
 
   test('without the journal is told by decryption', () =>
-    withStorage({ ...publicOnly(), keys: { gnupgHome: key.homedir } }, async ({ incoming, journalPath, open }) => {
+    withStorage({ ...publicOnly(), keys: { gnupgHome: key().homedir } }, async ({ incoming, journalPath, open }) => {
       await saveAll(open(), [(await arrive(incoming)).wal]);
       await rm(journalPath);
       expect(await saveAll(open(), [(await arrive(incoming)).wal])).toMatchObject([{ outcome: 'already-stored' }]);

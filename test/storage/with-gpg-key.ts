@@ -1,5 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { afterAll, beforeAll } from 'vitest';
 import { run } from '../support/run.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 
@@ -31,4 +32,31 @@ export async function withGpgKey<T>(body: (key: GpgKey) => Promise<T>): Promise<
       for (const home of Object.values(homes)) await run('gpgconf', ['--homedir', home, '--kill', 'all'], {});
     }
   });
+}
+
+/** A key for all tests of a file, made before the first; call it outside of any test. */
+export function useGpgKey(): () => GpgKey {
+  let key: GpgKey | undefined;
+  let release: () => void = () => undefined;
+  let cleanedUp: Promise<void> = Promise.resolve();
+  beforeAll(async () => {
+    await new Promise<void>((resolve, reject) => {
+      cleanedUp = withGpgKey(async (made) => {
+        key = made;
+        await new Promise<void>((done) => {
+          release = done;
+          resolve();
+        });
+      });
+      cleanedUp.catch(reject);
+    });
+  });
+  afterAll(async () => {
+    release();
+    await cleanedUp;
+  });
+  return () => {
+    if (key === undefined) throw new Error('there is no gpg key: it is made before the first test');
+    return key;
+  };
 }
