@@ -46,7 +46,7 @@ export async function benchBacklog(corpus, options) {
  * Sparse files of 1 MiB with the header of a real segment, each with its own address.
  * @param {import('./corpus.js').Corpus} corpus @param {string} directory @param {number} files
  */
-function makeBacklog(corpus, directory, files) {
+export function makeBacklog(corpus, directory, files) {
   const header = Buffer.alloc(40);
   const model = fs.openSync(path.join(corpus.walDir, corpus.names[0] ?? ''), 'r');
   fs.readSync(model, header);

@@ -1,4 +1,4 @@
-// npm run bench -- [--only archive,get,s3,backlog,startup,catalogue,rpo] [--codecs zstd,lz4,gzip,none] [--runs N]
+// npm run bench -- [--only archive,get,s3,backlog,startup,catalogue,rpo,daemon] [--codecs zstd,lz4,gzip,none] [--runs N]
 //                  [--segments N] [--files N] [--lines N] [--json FILE]
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -9,6 +9,7 @@ import { benchArchive } from './archive.js';
 import { benchBacklog } from './backlog.js';
 import { benchCatalogue } from './catalogue.js';
 import { makeCorpus } from './corpus.js';
+import { benchDaemon } from './daemon.js';
 import { benchGet, benchStartup } from './fetch.js';
 import { benchRpo } from './rpo.js';
 import { benchS3 } from './s3.js';
@@ -16,7 +17,7 @@ import { CLI, ROOT, say } from './system.js';
 
 /** @typedef {import('./contenders.js').Codec} Codec */
 
-const PARTS = ['archive', 'get', 's3', 'backlog', 'startup', 'catalogue', 'rpo'];
+const PARTS = ['archive', 'get', 's3', 'backlog', 'startup', 'catalogue', 'rpo', 'daemon'];
 /** @type {Codec[]} */
 const CODECS = ['zstd', 'lz4', 'gzip', 'none'];
 
@@ -59,6 +60,8 @@ if (parts.includes('catalogue')) {
   results['catalogue'] = await benchCatalogue(corpus, { runs, lines: count('lines', values.lines) });
 }
 if (parts.includes('rpo')) results['rpo'] = await benchRpo({ runs });
+if (parts.includes('daemon'))
+  results['daemon'] = await benchDaemon(corpus, { runs, files: count('files', values.files) });
 
 const json = values.json ?? path.join(ROOT, 'bench', 'results', `${machine.date.replaceAll(':', '')}.json`);
 fs.mkdirSync(path.dirname(json), { recursive: true });

@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 /** Real PostgreSQL, S3, gpg and clients, whole processes, every storage, every codec's tools, every byte of a line: minutes. */
 const system = [
-  'test/{commands,contract,e2e,encryption,fault,patroni,support}/**/*.test.ts',
+  'test/{commands,contract,daemon,e2e,encryption,fault,packaging,patroni,support}/**/*.test.ts',
   'test/catalogue/xlogdb-torn-line.test.ts',
   'test/compression/{damage,lazy-loading,levels,system-tools}.test.ts',
   'test/postgres/{connection{,-limits,-tls},remote-status,switch-wal,synchronous-standby-names}.test.ts',

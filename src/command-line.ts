@@ -62,7 +62,8 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
     const file = detached ? (await import('./commands/detached.ts')).detachedLogFile(config) : log_file;
     const terse = execution.calledByPostgres === true || execution.calledByCron === true;
     const usual = terse && file === null ? 'warn' : log_level;
-    const level = globals.logLevel ?? (globals.debug === true ? 'debug' : usual);
+    const asked = globals.logLevel ?? (globals.debug === true ? 'DEBUG' : null);
+    const level = asked ?? usual;
     const logger = createLogger({ file, level });
     if (file !== null && execution.calledByPostgres !== true) errorLog = logger;
     for (const warning of config.warnings) {
@@ -75,6 +76,7 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
       logger,
       say: (text) => say(globals, text),
       logsToFile: file !== null,
+      logLevel: asked,
       ...drainOnSignal(execution),
     });
     if (errorLog !== null) for (const error of report.errors ?? []) logError(error, errorLog);
@@ -260,6 +262,13 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .action(async (names: string[], _options, self: Command) =>
       execute(self, { run: async (context) => (await import('./commands/status.ts')).status(context, names) }),
     );
+
+  command(
+    'daemon',
+    'archive what arrives, receive what is streamed, and serve HTTP, for all active servers, until stopped',
+  ).action(async (_options, self: Command) =>
+    execute(self, { run: async (context) => (await import('./commands/daemon.ts')).daemon(context) }),
+  );
 
   command('cron', 'start archive-wal and receive-wal in the background for every active server, and return at once')
     .option('--keep-descriptors', 'let them write to our stdout and stderr (a container’s log)')

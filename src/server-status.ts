@@ -21,6 +21,13 @@ export interface ServerStatusReport {
   readonly report: StatusReport;
 }
 
+/** What programs are told: by `status -f json`, and over HTTP. */
+export function statusJson({ server, report }: ServerStatusReport): unknown {
+  const { name, active, disabled, passive } = server;
+  const values = Object.fromEntries(report.entries.map(({ name: entry, value }) => [entry, value]));
+  return { server: name, active, disabled, passive, status: values };
+}
+
 /** Nobody who asks for the status wants to wait for longer. */
 const PATIENCE_MS = 10_000;
 

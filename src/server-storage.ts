@@ -12,17 +12,28 @@ import type { ReadingKeys } from './storage/stored-content.ts';
 import type { StrategyParts, WalStorageStrategy } from './storage/wal-storage-strategy.ts';
 import { ownVersion } from './version.ts';
 
+/** How a process uses an archive. */
+export interface StrategyUse {
+  /** Stop now. */
+  readonly kill?: AbortSignal | undefined;
+  /** With an archive in S3: how long it is asked, when that is not the configuration's to say. */
+  readonly patience?: S3Patience | undefined;
+  /** The process goes on after a pass, and does other things meanwhile. */
+  readonly resident?: boolean | undefined;
+}
+
 /** Where a server's archive is: below a local directory, or in a bucket. */
 export function createStrategy(
   server: ServerConfig,
   parts: StrategyParts,
   keys: ReadingKeys,
   logger: Logger,
-  { kill, patience }: { readonly kill?: AbortSignal | undefined; readonly patience?: S3Patience | undefined },
+  { kill, patience, resident }: StrategyUse,
 ): WalStorageStrategy {
   const { name, options } = server;
   const shared = {
     workers: options.archiver_workers,
+    resident,
     compression: compressionSettings(server, customFilters(server)),
     encryption:
       options.encryption === null || options.encryption_key_id === null

@@ -6,7 +6,8 @@ import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
 import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiver/identity.ts';
 import { plainSegmentSize, RememberedSegmentSize } from './archiver/segment-size.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
-import type { ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
+import type { Told } from './archiver/told.ts';
+import type { ArchiveObserver, ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import { makeDirectory } from './durable/durable-file.ts';
@@ -24,9 +25,8 @@ import {
   postgresSettings,
   serverLock,
   type LockName,
-  type S3Patience,
 } from './server-settings.ts';
-import { createStrategy } from './server-storage.ts';
+import { createStrategy, type StrategyUse } from './server-storage.ts';
 import { isS3Location } from './config/values.ts';
 import { S3Error } from './storage/s3/s3-failure.ts';
 import type { ReadingKeys } from './storage/stored-content.ts';
@@ -82,14 +82,16 @@ export interface Server extends AsyncDisposable {
   archive(verbose: boolean, onPass?: (pass: ArchiveSummary) => void): Promise<void>;
 }
 
-/** How long a server's work may take. */
-export interface Waiting {
+/** How a process works for a server. */
+export interface OpenOptions extends StrategyUse {
   /** Finish what is in hand. */
   readonly drain?: AbortSignal | undefined;
-  /** Stop now. */
-  readonly kill?: AbortSignal | undefined;
-  /** With an archive in S3: how long it is asked, when that is not the configuration's to say. */
-  readonly patience?: S3Patience | undefined;
+  /** Told of each file as it is archived. */
+  readonly observer?: ArchiveObserver | undefined;
+  /** What earlier passes of this process told of files that stay. */
+  readonly told?: Told | undefined;
+  /** Files of one pass at most, where the configuration sets no limit. */
+  readonly batchLimit?: number | undefined;
 }
 
 /** Wires up one server. Throws `config` when its configuration has problems. */
@@ -97,9 +99,9 @@ export function openServer(
   config: WalwardenConfig,
   server: ServerConfig,
   logger: Logger,
-  waiting: Waiting = {},
+  use: OpenOptions = {},
 ): Server {
-  const { drain, kill } = waiting;
+  const { drain, kill, observer, batchLimit = 0 } = use;
   if (server.disabled) {
     const problems = server.problems.map((problem) => problem.message).join('; ');
     throw new WalwardenError('config', `server ${server.name} is disabled: ${problems}`, {
@@ -162,7 +164,7 @@ export function openServer(
     },
     keys,
     logger,
-    waiting,
+    use,
   );
   const postgres = postgresSettings(server);
   let remoteStatus: Promise<RemoteStatus> | null = null;
@@ -191,13 +193,15 @@ export function openServer(
     getRemoteStatus,
     incompleteTimeoutMs: options.incomplete_wal_timeout,
     drain,
+    observer,
+    told: use.told,
   };
   const archivers: WalArchiver[] = [];
   if (options.archiver) {
     archivers.push(
       new FileWalArchiver(archiverParts, {
         incoming: options.incoming_wals_directory,
-        batchSize: options.archiver_batch_size,
+        batchSize: options.archiver_batch_size || batchLimit,
         customMagic: custom?.magic,
       }),
     );
@@ -206,7 +210,7 @@ export function openServer(
     archivers.push(
       new StreamingWalArchiver(archiverParts, {
         streaming: options.streaming_wals_directory,
-        batchSize: options.streaming_archiver_batch_size,
+        batchSize: options.streaming_archiver_batch_size || batchLimit,
         markerFile: inBackups('.streaming-marker.json'),
         receiver,
       }),

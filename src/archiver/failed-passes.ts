@@ -4,6 +4,7 @@ import { fsyncDirectory, replaceFile, unlinkIfThere } from '../durable/durable-f
 import { isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import type { Logger } from '../logging.ts';
 import { count, formatSpan } from '../words.ts';
+import { isDueAgain, withoutNumbers } from './told.ts';
 
 /** Passes that failed, up to the last one of all. */
 export interface PassFailure {
@@ -22,9 +23,6 @@ interface Remembered extends PassFailure {
   /** What the log was told in this outage, numbers aside, and when. */
   readonly told: Readonly<Record<string, number>>;
 }
-
-/** What stays the same is told again after a day. */
-const REMIND_MS = 24 * 60 * 60 * 1000;
 
 /** More different reasons than one outage has. */
 const MAX_TOLD = 50;
@@ -56,9 +54,10 @@ export class FailedPasses {
     const before = await this.#read();
     const known = error instanceof WalwardenError ? error : null;
     const { code, message, hint } = known ?? { code: 'internal', message: messageOf(error), hint: undefined };
+    // Another file, process or request id is no news.
     const reason = `${code} ${withoutNumbers(message)}`;
     const toldAt = before?.told[reason];
-    const repeated = toldAt !== undefined && now >= toldAt && now - toldAt < REMIND_MS;
+    const repeated = toldAt !== undefined && !isDueAgain(toldAt, now);
     const told = Object.entries(before?.told ?? {}).filter(([other]) => other !== reason);
     const remembered: Remembered = {
       since: before?.since ?? now,
@@ -119,11 +118,6 @@ export class FailedPasses {
       this.#logger.debug({ server: this.#server }, `can't write ${this.#path}: ${messageOf(error)}`);
     }
   }
-}
-
-/** Another file, process or request id is no news. */
-function withoutNumbers(text: string): string {
-  return text.replace(/\S*\d\S*/g, '#');
 }
 
 function parse(value: unknown): Remembered | null {

@@ -63,17 +63,26 @@ function replaceIdentity(path: string, identity: Identity): Promise<void> {
   return writeIdentity(path, identity, (temporary) => rename(temporary, path));
 }
 
+/** In this process, which may record for two deliveries at a time. */
+let writes = 0;
+
 async function writeIdentity(
   path: string,
   identity: Identity,
   publish: (temporary: string) => Promise<void>,
 ): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
+  writes += 1;
+  const temporary = `${path}.${process.pid}-${writes}.tmp`;
   await unlinkIfThere(temporary);
   // Barman: four spaces, sorted keys.
   const text = `${JSON.stringify({ systemid: identity.systemid, version: identity.version }, null, 4)}\n`;
   await writeNewFile(temporary, Buffer.from(text), { mode: 0o600 });
-  await publish(temporary);
+  try {
+    await publish(temporary);
+  } catch (error) {
+    await unlinkIfThere(temporary);
+    throw error;
+  }
   await fsyncDirectory(dirname(path));
 }
 
@@ -137,7 +146,7 @@ export class SystemIdentity {
     const prefix = `${basename(this.path)}.`;
     for (const entry of await readdir(directory)) {
       if (!entry.startsWith(prefix)) continue;
-      const [, pid] = /^(\d+)\.tmp$/.exec(entry.slice(prefix.length)) ?? [];
+      const [, pid] = /^(\d+)(?:-\d+)?\.tmp$/.exec(entry.slice(prefix.length)) ?? [];
       if (pid !== undefined && !isAlive(Number(pid))) await unlinkIfThere(join(directory, entry));
     }
   }
@@ -152,6 +161,9 @@ export class SystemIdentity {
   async accept(systemIdentifier: bigint, majorVersion: number): Promise<string | null> {
     const found: Identity = { systemid: String(systemIdentifier), version: String(majorVersion) };
     this.#known = (await this.current()) ?? (await this.#adopt(found));
+    if (this.#known?.systemid === found.systemid) return null;
+    // Another process may have made it this archive's since we looked.
+    this.#known = (await readIdentity(this.path)) ?? this.#known;
     if (this.#known?.systemid === found.systemid) return null;
     return (
       `it is WAL of another cluster: its system identifier is ${found.systemid}, ` +

@@ -11,6 +11,8 @@ import type { MarkedFile } from './streaming-position.ts';
  */
 export class MarkerMemory {
   readonly #path: string;
+  /** What could not be written: a process that goes on must not compare the same file for ever. */
+  #unwritten: readonly MarkedFile[] = [];
 
   constructor(path: string) {
     this.#path = path;
@@ -21,10 +23,10 @@ export class MarkerMemory {
     try {
       await unlinkIfThere(this.#temporary);
       const remembered: unknown = JSON.parse(await readFile(this.#path, 'utf8'));
-      return Array.isArray(remembered) ? remembered.flatMap(toMarkedFile) : [];
+      return [...this.#unwritten, ...(Array.isArray(remembered) ? remembered.flatMap(toMarkedFile) : [])];
     } catch {
       // Whatever it is: that a marker is compared once more is no reason to fail.
-      return [];
+      return this.#unwritten;
     }
   }
 
@@ -39,9 +41,11 @@ export class MarkerMemory {
       mtimeNs: String(mtimeNs),
       ctimeNs: String(ctimeNs),
     }));
+    this.#unwritten = files;
     await unlinkIfThere(this.#temporary);
     await writeNewFile(this.#temporary, Buffer.from(`${JSON.stringify(facts, null, 2)}\n`), { mode: 0o600 });
     await rename(this.#temporary, this.#path);
+    this.#unwritten = [];
   }
 
   get #temporary(): string {

@@ -4,10 +4,11 @@ import type { CheckStrategy } from '../health/check-strategy.ts';
 import type { StatusReport } from '../health/status-report.ts';
 import type { Logger } from '../logging.ts';
 import type { RemoteStatus } from '../postgres/remote-status.ts';
-import type { SaveResult, WaitingWal, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import type { SaveObserver, SaveResult, WaitingWal, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName } from '../wal/wal-name.ts';
 import type { ErrorKind, ErrorsDirectory } from './errors-directory.ts';
+import type { Told } from './told.ts';
 import type { PassedOver, WalArchiverQueue } from './wal-archiver-queue.ts';
 
 export interface WalArchiverParts {
@@ -21,6 +22,15 @@ export interface WalArchiverParts {
   readonly incompleteTimeoutMs: number;
   /** Take no more files; finish those in hand. */
   readonly drain?: AbortSignal | undefined;
+  readonly observer?: ArchiveObserver | undefined;
+  /** What earlier passes of this process told; by default each pass tells everything. */
+  readonly told?: Told | undefined;
+}
+
+/** Told what becomes of each file, as it happens; must not throw. */
+export interface ArchiveObserver extends SaveObserver {
+  /** `archiver`: its name. */
+  concluded(archiver: string, result: SaveResult): void;
 }
 
 /** A file that was not archived. */
@@ -84,7 +94,7 @@ export abstract class WalArchiver {
    * `verbose` tells also that there was nothing to do.
    */
   async archive(verbose = true): Promise<ArchiveSummary> {
-    const { server, strategy, logger, drain } = this.parts;
+    const { server, strategy, logger, drain, observer } = this.parts;
     const batch = await this.getNextBatch();
     const summary = newSummary(this.name);
     if (batch.runSize > 0) {
@@ -97,7 +107,8 @@ export abstract class WalArchiver {
       logger.debug({ server, archiver: this.name }, `nothing waits in ${this.directory}`);
     }
     try {
-      for await (const result of strategy.save(batch, { expected: batch.runSize, drain })) {
+      for await (const result of strategy.save(batch, { expected: batch.runSize, drain, observer })) {
+        observer?.concluded(this.name, result);
         await this.#conclude(result, summary);
       }
     } finally {
@@ -106,6 +117,7 @@ export abstract class WalArchiver {
       for (const found of batch.incomplete) this.#leaveIncomplete(found, summary);
     }
     for (const found of batch.errors) await this.#moveToErrors('unknown', found, summary);
+    this.parts.told?.passOver(this.name);
     const moved = [...summary.conflicts, ...summary.unknown].filter(
       ({ name, movedTo }) => isWalName(name) && movedTo !== null,
     );
@@ -163,7 +175,7 @@ export abstract class WalArchiver {
       return;
     }
     const reason = `incomplete, and unchanged for ${Math.round(ageMs / 1000)} s: ${found.reason}`;
-    logger.warn(
+    logger[this.#isNews(found.entry, reason) ? 'warn' : 'debug'](
       { server, wal: found.entry },
       `${join(this.directory, found.entry)} is ${reason}; it is left alone, ${this.incompleteAdvice}`,
     );
@@ -172,8 +184,13 @@ export abstract class WalArchiver {
 
   #fail(entry: string, reason: string, summary: ArchiveSummary): void {
     const { server, logger } = this.parts;
-    logger.error({ server, wal: entry }, `can't archive ${join(this.directory, entry)}: ${reason}; it is left alone`);
+    const level = this.#isNews(entry, reason) ? 'error' : 'debug';
+    logger[level]({ server, wal: entry }, `can't archive ${join(this.directory, entry)}: ${reason}; it is left alone`);
     summary.failed.push({ name: entry, reason, movedTo: null });
+  }
+
+  #isNews(entry: string, reason: string): boolean {
+    return this.parts.told?.isNews(this.name, entry, reason) ?? true;
   }
 
   /** `stays`: only a copy of it goes there. False when it could not be moved. */

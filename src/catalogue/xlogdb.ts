@@ -77,6 +77,16 @@ export class Xlogdb {
     return (await isThere(this.#options.path)) || (await isThere(this.#options.legacyPath));
   }
 
+  /** Another text whenever the file is another one, for the cost of a look at it; null when there is none. */
+  async version(): Promise<string | null> {
+    const { path, legacyPath } = this.#options;
+    for (const candidate of [path, legacyPath]) {
+      await using handle = await openCatalogue(candidate, 'read');
+      if (handle !== undefined) return (await stateOf(handle)).text;
+    }
+    return null;
+  }
+
   /** Every file, in the order of the lines. What is no catalogue line is left out. */
   async *read(): AsyncGenerator<WalFileInfo> {
     for await (const infos of this.readBatches()) yield* infos;

@@ -10,6 +10,8 @@ export interface CommandContext {
   readonly logger: Logger;
   /** Not to stderr. */
   readonly logsToFile: boolean;
+  /** The level that was asked for on the command line; null when the configuration says. */
+  readonly logLevel: string | null;
   /** Prints text at once, for who waits at a terminal; nothing where JSON or quiet is wanted. */
   readonly say: (text: string) => void;
   /** Aborted by the first SIGTERM or SIGINT: finish what is in hand. */

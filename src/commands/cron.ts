@@ -1,7 +1,8 @@
-import { access, open, type FileHandle } from 'node:fs/promises';
+import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import pLimit from 'p-limit';
 import type { ServerConfig } from '../config/config.ts';
+import { checkHome } from '../home.ts';
 import { acquireLock, hasOpen, lockOwner, type HeldLock } from '../durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { serverLock, type LockName } from '../server-settings.ts';
@@ -75,20 +76,6 @@ export async function cron(context: CommandContext, options: CronOptions): Promi
     json: { running: false, servers: reports.map(toJson) },
     exitCode: problems.length > 0 ? 1 : 0,
   };
-}
-
-/** Taking a lock makes its directory, and the home is never made: it may be a mount point without its file system. */
-async function checkHome(home: string): Promise<void> {
-  try {
-    await access(home);
-  } catch (cause) {
-    const missing = errnoOf(cause) === 'ENOENT';
-    throw new WalwardenError(
-      'storage',
-      missing ? `barman_home ${home} does not exist` : `can't use barman_home ${home}: ${messageOf(cause)}`,
-      { cause, hint: 'mount or create it, owned by the user that walwarden runs as' },
-    );
-  }
 }
 
 /** Looks at all servers before anything is started: what was started would keep us from looking, all at once as it is. */

@@ -13,6 +13,13 @@ export function detachedLogFile(config: WalwardenConfig): string {
   return config.global.options.log_file ?? join(config.global.options.barman_home, 'walwarden.log');
 }
 
+/** How one of our own commands is started: as we were ourselves, the same node under the same name (a link `barman`, say). */
+export function ownProgram(config: WalwardenConfig): readonly [program: string, ...args: string[]] {
+  const [node, script] = process.argv;
+  if (node === undefined || script === undefined) throw new Error('no program to start');
+  return [process.execPath, ...process.execArgv, script, '-c', config.file, '-q'];
+}
+
 export interface DetachedOptions {
   /** A descriptor for what they say beside the log, such as Node's last words; null for nowhere. */
   readonly stderr: number | null;
@@ -29,14 +36,11 @@ const GATE = 'read -r _; exec "$@" </dev/null';
  * the processor, and cron must not be kept waiting.
  */
 export class DetachedCommands {
-  readonly #program: readonly string[];
+  readonly #program: readonly [string, ...string[]];
   readonly #stdio: StdioOptions;
 
   constructor(config: WalwardenConfig, { stderr, keepDescriptors }: DetachedOptions) {
-    const [node, script] = process.argv;
-    if (node === undefined || script === undefined) throw new Error('no program to start');
-    // As we were started ourselves: the same node, under the same name (a link `barman`, say).
-    this.#program = [process.execPath, ...process.execArgv, script, '-c', config.file, '-q'];
+    this.#program = ownProgram(config);
     if (!keepDescriptors) this.#program = [...this.#program, '--detached'];
     this.#stdio = keepDescriptors ? ['pipe', 'inherit', 'inherit'] : ['pipe', 'ignore', stderr ?? 'ignore'];
   }

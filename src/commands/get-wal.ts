@@ -2,12 +2,14 @@ import { writeSync } from 'node:fs';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { findWal, peekWals, type FoundWal, type WalFinderParts } from '../archiver/wal-finder.ts';
+import { findPatiently } from '../archiver/find-patiently.ts';
+import { peekWals, type FoundWal } from '../archiver/wal-finder.ts';
 import type { CompressionName } from '../compression/codec.ts';
 import { findServer } from '../config/config.ts';
 import { fsyncDirectory, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
-import { localArchiveOf, PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
+import { PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
+import { finderParts } from '../server-wal.ts';
 import { openServer } from '../server.ts';
 import { walName, type WalName } from '../wal/wal-name.ts';
 import type { CommandContext, Report } from './command.ts';
@@ -24,11 +26,6 @@ export interface GetWalOptions {
   readonly onError?: number;
 }
 
-const TRIES = 3;
-const RETRY_MS = 500;
-/** Whoever took so long to fail was patient enough. */
-const LONG_MS = 10_000;
-
 /** `get-wal SERVER WAL`: a WAL file, plain and checked, to stdout or into a directory. */
 export async function getWal(
   context: CommandContext,
@@ -44,14 +41,7 @@ export async function getWal(
   }
   const name = walName(wal ?? '');
   await using opened = openServer(config, server, logger, { patience: PATIENCE_FOR_POSTGRES });
-  const parts: WalFinderParts = {
-    strategy: opened.strategy,
-    incoming: server.options.incoming_wals_directory,
-    streaming: server.options.streaming_wals_directory,
-    keys: opened.keys,
-    before: localArchiveOf(server),
-    checkAbsent: (names) => opened.checkAbsent(names),
-  };
+  const parts = finderParts(opened);
   if (options.peek !== undefined) {
     const names = await peekWals(parts, name, options.peek, await opened.segmentSize());
     return { text: names.map((found) => `${found}\n`).join(''), json: names };
@@ -69,19 +59,6 @@ export async function getWal(
   const target = await writeInto(options.outputDirectory, name, bytes);
   logger.info({ server: server.name, wal: name, from: found.path, target }, `sent ${name} to ${target}`);
   return { text: '', json: { server: server.name, wal: name, path: target } };
-}
-
-/** A storage that hiccups, or a file that is just moving, gets another chance; "not there" is an answer. */
-async function findPatiently(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
-  const startedAt = Date.now();
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await findWal(parts, name, partial);
-    } catch (error) {
-      if (attempt === TRIES || Date.now() - startedAt > LONG_MS) throw error;
-      await delay(RETRY_MS);
-    }
-  }
 }
 
 async function pack(found: FoundWal, options: GetWalOptions): Promise<Buffer> {

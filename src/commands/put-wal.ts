@@ -1,13 +1,13 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { open, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { extract, type Header } from 'tar-stream';
-import { depositWal, verifyDelivery, type Deposited, type DepositParts } from '../archiver/deposit.ts';
+import { depositWal, verifyDelivery, type Deposited } from '../archiver/deposit.ts';
+import { receiveFile } from '../archiver/receive-file.ts';
 import { findServer } from '../config/config.ts';
-import { unlinkIfThere, writeFully } from '../durable/durable-file.ts';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { unlinkIfThere } from '../durable/durable-file.ts';
+import { messageOf, WalwardenError } from '../errors.ts';
 import { PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
+import { depositParts } from '../server-wal.ts';
 import { openServer } from '../server.ts';
 import { isWalName, MAX_SEGMENT_SIZE, type WalName } from '../wal/wal-name.ts';
 import type { CommandContext, Report } from './command.ts';
@@ -44,15 +44,7 @@ export async function putWal(
     throw new WalwardenError('config', `server ${server.name} is passive: WAL goes to its primary node`);
   }
   await opened.makeDirectories();
-  const parts: DepositParts = {
-    server: server.name,
-    incoming: server.options.incoming_wals_directory,
-    strategy: opened.strategy,
-    catalogue: opened.catalogue,
-    errors: opened.errors,
-    identity: opened.identity,
-    keys: opened.keys,
-  };
+  const parts = depositParts(opened);
   const { files, sums } = await receive(parts.incoming);
   const results: { name: WalName; deposited: Deposited }[] = [];
   try {
@@ -91,7 +83,6 @@ export async function putWal(
 async function receive(incoming: string): Promise<{ files: Received[]; sums: Map<SumsFile, string> }> {
   const files: Received[] = [];
   const sums = new Map<SumsFile, string>();
-  const temporaries: string[] = [];
   const unpack = extract();
   const reading = pipeline(process.stdin, unpack);
   // The loop below sees a broken stream too; this only keeps the rejection from being nobody's.
@@ -109,24 +100,15 @@ async function receive(incoming: string): Promise<{ files: Received[]; sums: Map
       } else if (files.some((file) => file.name === bare)) {
         throw refused(`${bare} comes twice`);
       } else {
-        const temporary = join(incoming, `.${process.pid}-${randomBytes(8).toString('hex')}-${bare}`);
-        temporaries.push(temporary);
-        files.push({ name: bare, temporary, digests: await receiveFile(entry.header, entry, temporary) });
+        files.push(await receiveEntry(incoming, bare, entry.header, entry));
       }
     }
     await reading;
     return { files, sums };
   } catch (error) {
     unpack.destroy();
-    for (const temporary of temporaries) await unlinkIfThere(temporary);
+    for (const { temporary } of files) await unlinkIfThere(temporary);
     if (error instanceof WalwardenError) throw error;
-    // Node's own codes have an underscore: this one is of a system call, and the stream is not to blame.
-    if (/^E[A-Z0-9]+$/.test(errnoOf(error) ?? '')) {
-      throw new WalwardenError('storage', `can't store what arrives in ${incoming}: ${messageOf(error)}`, {
-        cause: error,
-        hint: 'nothing was stored; PostgreSQL keeps the file and tries again',
-      });
-    }
     throw refused(`the tar stream can't be read to its end: ${messageOf(error)}`, error);
   }
 }
@@ -142,7 +124,7 @@ async function readSums(entry: AsyncIterable<unknown>, name: string): Promise<st
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of entry) {
-    const bytes = asBuffer(chunk);
+    const bytes = Buffer.isBuffer(chunk) ? chunk : Buffer.from(String(chunk));
     size += bytes.length;
     if (size > MAX_SUMS_SIZE) throw refused(`${name} is larger than ${MAX_SUMS_SIZE} bytes`);
     chunks.push(bytes);
@@ -150,26 +132,17 @@ async function readSums(entry: AsyncIterable<unknown>, name: string): Promise<st
   return Buffer.concat(chunks).toString('utf8');
 }
 
-async function receiveFile(
+async function receiveEntry(
+  incoming: string,
+  name: WalName,
   header: Header,
   entry: AsyncIterable<unknown>,
-  temporary: string,
-): Promise<Received['digests']> {
-  if ((header.size ?? 0) > MAX_SEGMENT_SIZE) throw refused(`${header.name} is larger than any WAL file`);
-  const sha256 = createHash('sha256');
-  const md5 = createHash('md5');
-  await using handle = await open(temporary, 'wx', 0o600);
-  for await (const chunk of entry) {
-    const bytes = asBuffer(chunk);
-    sha256.update(bytes);
-    md5.update(bytes);
-    await writeFully(handle, bytes);
-  }
-  await handle.chmod(0o600);
-  const mtime = mtimeOf(header);
-  if (mtime !== null) await handle.utimes(mtime, mtime);
-  await handle.sync();
-  return { SHA256SUMS: sha256.digest('hex'), MD5SUMS: md5.digest('hex') };
+): Promise<Received> {
+  const tooLarge = (): WalwardenError => refused(`${header.name} is larger than any WAL file`);
+  if ((header.size ?? 0) > MAX_SEGMENT_SIZE) throw tooLarge();
+  const options = { md5: true, mtime: mtimeOf(header), maxSize: MAX_SEGMENT_SIZE, tooLarge };
+  const { temporary, sha256, md5 } = await receiveFile(incoming, name, entry, options);
+  return { name, temporary, digests: { SHA256SUMS: sha256, MD5SUMS: md5 ?? '' } };
 }
 
 /** Seconds since the epoch; a pax header has the fraction. */
@@ -180,10 +153,6 @@ function mtimeOf(header: Header): number | null {
     if (Number.isFinite(precise)) return precise;
   }
   return mtime === undefined ? null : mtime.getTime() / 1000;
-}
-
-function asBuffer(chunk: unknown): Buffer {
-  return Buffer.isBuffer(chunk) ? chunk : Buffer.from(String(chunk));
 }
 
 const SUM_LINE = /^([0-9a-fA-F]+) [ *](.+)$/;

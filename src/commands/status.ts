@@ -1,5 +1,5 @@
 import pLimit from 'p-limit';
-import { statusOfServer, type ServerStatusReport } from '../server-status.ts';
+import { statusJson, statusOfServer, type ServerStatusReport } from '../server-status.ts';
 import { oneLine } from '../words.ts';
 import type { CommandContext, Report } from './command.ts';
 import { selectServers } from './select-servers.ts';
@@ -17,7 +17,7 @@ export async function status(context: CommandContext, names: readonly string[]):
   );
   return {
     text: reports.map(formatStatus).join(''),
-    json: reports.map(toJson),
+    json: reports.map(statusJson),
     exitCode: servers.some(({ disabled }) => disabled) ? 1 : 0,
   };
 }
@@ -25,10 +25,4 @@ export async function status(context: CommandContext, names: readonly string[]):
 function formatStatus({ server, report }: ServerStatusReport): string {
   const lines = report.entries.map(({ label, text }) => `\t${label}: ${oneLine(text)}`);
   return [`Server ${server.name}:`, ...lines, ''].join('\n');
-}
-
-function toJson({ server, report }: ServerStatusReport): unknown {
-  const { name, active, disabled, passive } = server;
-  const values = Object.fromEntries(report.entries.map(({ name: entry, value }) => [entry, value]));
-  return { server: name, active, disabled, passive, status: values };
 }

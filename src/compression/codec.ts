@@ -50,8 +50,9 @@ export interface Compressor {
   /**
    * As `compress`, but the result may lie in memory that the next compression
    * of this thread uses again, whichever compressor does it: write it out first.
+   * Or it lies in `into`, where a codec can put it there.
    */
-  compressTransient(data: Uint8Array, signal?: AbortSignal): Promise<Buffer>;
+  compressTransient(data: Uint8Array, signal?: AbortSignal, into?: Buffer): Promise<Buffer>;
   /**
    * Compresses from one open file to another without holding either in memory;
    * null where a library does it better.
@@ -71,6 +72,8 @@ export interface DecompressOptions {
 }
 
 export type CompressFunction = (data: Uint8Array, signal?: AbortSignal) => Promise<Buffer>;
+/** Takes memory for the result, to use where it is large enough. */
+export type TransientCompressFunction = (data: Uint8Array, signal?: AbortSignal, into?: Buffer) => Promise<Buffer>;
 
 /** One row of the table in codecs.ts. */
 export interface Codec {
@@ -83,7 +86,7 @@ export interface Codec {
   /** The level is already in range. Nothing is loaded or started before the first call of what it returns. */
   compressor(level: number, custom: CustomFilters | undefined): CompressFunction;
   /** The same, but the result is overwritten by the thread's next compression; where that spares a copy. */
-  transientCompressor?(level: number): CompressFunction;
+  transientCompressor?(level: number): TransientCompressFunction;
   /** The program that does the same from stdin to stdout, where there is one that is worth it. */
   program?(level: number, custom: CustomFilters | undefined): Command | null;
   decompress(data: Uint8Array, options: DecompressOptions): Promise<Buffer>;

@@ -31,13 +31,15 @@ export const ZSTD: Codec = {
     // Copied before anybody else can have a turn, who would overwrite it.
     return Buffer.from(compressIntoScratch(zstd, level, data));
   },
-  transientCompressor: (level) => async (data) => compressIntoScratch(await loadBinding(), level, data),
+  transientCompressor: (level) => async (data, _signal, into) =>
+    compressIntoScratch(await loadBinding(), level, data, into),
   decompress: unzstd,
 };
 
-/** Into the buffer that all compressions of this thread share. */
-function compressIntoScratch(zstd: Binding, level: number, data: Uint8Array): Buffer {
-  const target = scratchFor(zstd.compressBound(data.length));
+/** Into the caller's buffer, or the one that all compressions of this thread share. */
+function compressIntoScratch(zstd: Binding, level: number, data: Uint8Array, into?: Buffer): Buffer {
+  const bound = zstd.compressBound(data.length);
+  const target = into !== undefined && into.length >= bound ? into : scratchFor(bound);
   const size = contextFor(zstd, level).compress2(target, data);
   return target.subarray(0, size);
 }

@@ -10,6 +10,7 @@ import {
   size,
   tags,
   text,
+  timeout,
   url,
   workers,
 } from './values.ts';
@@ -25,7 +26,7 @@ export const OWN_OPTIONS = {
   ),
   archiver_poll_interval: option(
     'global+server',
-    seconds,
+    timeout,
     '10 s',
     'How often the daemon looks at incoming and streaming without having been woken.',
   ),

@@ -15,6 +15,16 @@ async function givenUp(signal: AbortSignal, graceMs: number, ended: AbortSignal)
   await pause(graceMs, ended);
 }
 
+/** Resolves with `work`, or after so many milliseconds. */
+export async function within(work: Promise<void>, ms: number): Promise<void> {
+  const ended = new AbortController();
+  try {
+    await Promise.race([work, pause(ms, ended.signal)]);
+  } finally {
+    ended.abort();
+  }
+}
+
 /** Resolves after so many milliseconds, or when `ended` fires. */
 export async function pause(ms: number, ended: AbortSignal): Promise<void> {
   try {

@@ -73,7 +73,11 @@ async function endOrKill(child: ChildProcess, ended: Promise<ScriptEnd>, run: Sc
     if (timeoutMs !== undefined) {
       timer = setTimeout(() => resolve({ how: 'timed-out', afterMs: timeoutMs }), timeoutMs);
     }
-    onAbort = () => resolve({ how: 'aborted' });
+    onAbort = () => {
+      // At once: whoever aborts may end us with the next instruction.
+      if (child.pid !== undefined) signalGroup(child.pid, 'SIGTERM');
+      resolve({ how: 'aborted' });
+    };
     run.kill?.addEventListener('abort', onAbort, { once: true });
   });
   try {

@@ -42,6 +42,8 @@ export interface CloudStorageSettings {
   readonly onProbed: (capabilities: EndpointCapabilities, leftover: string | null) => void;
   /** Worker threads that compress; 0 compresses in process. */
   readonly workers: number;
+  /** Threads stay for the next file, and one is started for a single file, too: the process has other things to do. */
+  readonly resident?: boolean | undefined;
   /** Uploads at the same time. */
   readonly parallel: number;
   /** Not `pigz` and not `custom`, which can't compress in memory. */
@@ -76,7 +78,8 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   override readonly sendConcurrency: number;
   /**
    * What is packed and not sent yet. One file more than is uploaded, so that there always is a next one; and
-   * with few uploads, enough that no thread waits for one.
+   * enough that no thread waits for an upload: what needs no compression takes a thread no time to speak of, so
+   * that matters with few uploads only.
    */
   readonly #memory: MemoryBudget<WaitingWal>;
   readonly #spare: SpareBuffers;
@@ -92,9 +95,9 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     this.#store = store;
     this.#objects = new WalObjects(store, root, compression?.compression ?? null, kill);
     this.#comparer = new ObjectComparer(store, root, settings.keys, kill);
-    this.#stagers = new StagerOnDemand(workers);
+    this.#stagers = new StagerOnDemand(workers, settings.resident === true);
     this.sendConcurrency = parallel;
-    const files = Math.max(parallel, workers + 1) + 1;
+    const files = compression === null ? Math.max(parallel, workers + 1) + 1 : parallel + workers + 1;
     this.#memory = new MemoryBudget(files);
     this.#spare = new SpareBuffers(files);
     this.#nearby = this.#look();
@@ -136,11 +139,10 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     let held = 0;
     try {
       // The rare giants are not kept, nor is what is no WAL file given memory before anybody has looked at it.
-      const asItIs = compression === null && encryption === null && size <= LARGEST_SPARE;
-      const memory = asItIs ? this.#spare.take(size) : null;
+      const memory = size <= LARGEST_SPARE ? this.#spare.take(roomFor(size, this.#settings)) : null;
       const task = { name: wal.name, source: wal.path, identity: wal.identity, compression, encryption, memory };
       const result = await this.#stagers.for(expected).pack(task);
-      if (result.outcome === 'staged') held = result.storedSize;
+      if (result.outcome === 'staged') held = memory === null ? result.storedSize : size;
       return result;
     } finally {
       this.#memory.shrink(wal, held);
@@ -350,6 +352,11 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     });
     return deleted;
   }
+}
+
+/** For what becomes of so many bytes: what can't be compressed is a little larger afterwards. */
+function roomFor(size: number, { compression, encryption }: CloudStorageSettings): number {
+  return compression === null && encryption === null ? size : size + (size >> 6) + 64 * 1024;
 }
 
 function nothing(): void {}

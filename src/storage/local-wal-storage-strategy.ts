@@ -42,6 +42,8 @@ export interface LocalStorageSettings {
   readonly mode: number;
   /** Worker threads for staging; 0 stages in process. */
   readonly workers: number;
+  /** Threads stay for the next file, and one is started for a single file, too: the process has other things to do. */
+  readonly resident?: boolean | undefined;
   readonly compression: CompressionSettings | null;
   readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
   readonly keys: ReadingKeys;
@@ -79,7 +81,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     this.#publisher = createPublisher(settings.onNoHardLinks);
     // Without a transformation there is nothing to spread.
     const transforms = settings.compression !== null || settings.encryption !== null;
-    this.#stagers = new StagerOnDemand(transforms ? settings.workers : 0);
+    this.#stagers = new StagerOnDemand(transforms ? settings.workers : 0, settings.resident === true);
   }
 
   override async close(): Promise<void> {

@@ -19,11 +19,18 @@ export async function packWal(task: PackTask): Promise<StageResult> {
       if (made.outcome !== 'transformed') return made;
       if (!isStill(task, fd)) return { outcome: 'changed', reason: 'it changed while it was read' };
       const { stored, plainSize, facts } = made;
-      if (memory !== null) return { ...facts, packed: { bytes: new Uint8Array(memory), plainSize } };
-      // Memory of its own, which may be handed to another thread without a further copy.
-      const bytes = new Uint8Array(stored);
-      collectGarbage(stored.length);
-      return { ...facts, packed: { bytes, plainSize } };
+      return { ...facts, packed: { bytes: handedOver(stored, memory), plainSize } };
     });
   });
+}
+
+/** In memory that may move to another thread: what came along, where that is enough. */
+function handedOver(stored: Buffer, memory: ArrayBuffer | null): Uint8Array<ArrayBuffer> {
+  if (memory !== null && stored.buffer === memory) return new Uint8Array(memory, stored.byteOffset, stored.length);
+  // The codec's own memory, what it returned, and now a copy of it.
+  collectGarbage(3 * stored.length);
+  if (memory === null || stored.length > memory.byteLength) return new Uint8Array(stored);
+  const bytes = new Uint8Array(memory, 0, stored.length);
+  bytes.set(stored);
+  return bytes;
 }

@@ -158,7 +158,7 @@ export class SavePipeline {
   }
 
   #startStaging(prepared: PreparedWal, again: boolean): InHand {
-    const staged = this.#limit(() => (this.#draining ? DRAINED : this.#strategy.stage(prepared, this.#expected)));
+    const staged = this.#limit(() => (this.#draining ? DRAINED : this.#stage(prepared)));
     // One that is staged again had its turn before.
     const admitted = again ? staged.then((result) => this.#admit(result)) : this.#admitInTurn(staged);
     const settle = async (): Promise<void> => {
@@ -181,6 +181,13 @@ export class SavePipeline {
       result: null,
     };
     return item;
+  }
+
+  async #stage(prepared: PreparedWal): Promise<StageResult> {
+    const began = performance.now();
+    const result = await this.#strategy.stage(prepared, this.#expected);
+    this.#options.observer?.staged((performance.now() - began) / 1000);
+    return result;
   }
 
   /** In WAL order, though they are staged in any: the first of all may decide whose archive this is. */
@@ -318,6 +325,7 @@ export class SavePipeline {
   /** Publishes files and makes their catalogue lines durable, all under the catalogue's lock. */
   async #commit(items: readonly InHand[]): Promise<void> {
     if (items.length === 0) return;
+    const began = performance.now();
     await this.#strategy.parts.catalogue.withLock(async (lines) => {
       const group: SentWal[] = [];
       for (const { prepared, staged, sent } of items) {
@@ -339,6 +347,7 @@ export class SavePipeline {
             : { outcome: 'conflict', wal, reason: result.reason };
       }
     });
+    this.#options.observer?.committed((performance.now() - began) / 1000);
   }
 
   /** What was prepared for the first of these is of no use: once more, without linking the source itself. */

@@ -13,7 +13,7 @@ export interface TransformTask {
 
 /** What packing is told of a file. */
 export interface PackTask extends TransformTask {
-  /** To hold a file that is stored as it arrives, and of its size; it goes along, and comes back with the bytes. */
+  /** To hold what is stored, and at least as large as the file; it goes along, and comes back with the bytes in it. */
   readonly memory: ArrayBuffer | null;
 }
 

@@ -20,8 +20,9 @@ export interface Stager extends AsyncDisposable {
 /**
  * A stager with so many worker threads; 0 stages in process, which is quicker
  * for a single file (a thread takes 40 ms to start) and what fault tests need.
+ * `resident`: threads start when they are needed, and end when they are not.
  */
-export function createStager(workers: number): Stager {
+export function createStager(workers: number, resident = false): Stager {
   if (workers === 0) {
     return { concurrency: 1, stage: stageWal, pack: packWal, [Symbol.asyncDispose]: async () => {} };
   }
@@ -31,7 +32,7 @@ export function createStager(workers: number): Stager {
     task: StageTask | PackTask,
     transferList: ArrayBuffer[] = [],
   ): Promise<StageResult> => {
-    pool ??= startPool(workers);
+    pool ??= startPool(workers, resident);
     const result: StageResult = await (await pool).run(task, { name, transferList });
     return result;
   };
@@ -45,21 +46,26 @@ export function createStager(workers: number): Stager {
   };
 }
 
+/** Threads of a process that has other things to do as well, and goes on: with nothing to do, they end after so many milliseconds. */
+const IDLE_MS = 60_000;
+
 /** Starts threads once there are several files to transform. */
 export class StagerOnDemand implements AsyncDisposable {
   readonly #workers: number;
+  readonly #resident: boolean;
   #stager: { readonly stager: Stager; readonly workers: number } | null = null;
 
-  /** At most so many threads; 0 for none, ever. */
-  constructor(workers: number) {
+  /** At most so many threads; 0 for none, ever. `resident`: a thread for a single file, too, and ready for the next. */
+  constructor(workers: number, resident: boolean) {
     this.#workers = workers;
+    this.#resident = resident;
   }
 
-  /** For so many files. One is quicker in process than a thread is started. */
+  /** For so many files. In a process that ends with it, one is quicker in process than a thread is started. */
   for(expected: number): Stager {
-    const workers = expected > 1 ? this.#workers : 0;
+    const workers = expected > 1 || this.#resident ? this.#workers : 0;
     if (this.#stager === null || this.#stager.workers < workers) {
-      this.#stager = { stager: createStager(workers), workers };
+      this.#stager = { stager: createStager(workers, this.#resident), workers };
     }
     return this.#stager.stager;
   }
@@ -70,15 +76,16 @@ export class StagerOnDemand implements AsyncDisposable {
   }
 }
 
-async function startPool(workers: number): Promise<Tinypool> {
+async function startPool(workers: number, resident: boolean): Promise<Tinypool> {
   const { setEnvironmentData } = await import('node:worker_threads');
   const { Tinypool } = await import('tinypool');
   setEnvironmentData('programs', programTable());
   return new Tinypool({
     filename: new URL('./stage-worker.js', import.meta.url).href,
     runtime: 'worker_threads',
-    minThreads: workers,
+    minThreads: resident ? 0 : workers,
     maxThreads: workers,
+    idleTimeout: resident ? IDLE_MS : 0,
     concurrentTasksPerWorker: TASKS_PER_WORKER,
   });
 }

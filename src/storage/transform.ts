@@ -42,8 +42,9 @@ export interface Transformed {
 
 /**
  * Reads an open file and makes of it what is to be stored: verified, compressed
- * unless it arrived so, encrypted. Take your {@link turn}. `into` has the size of the
- * file; without it the bytes lie in memory that the next file uses again.
+ * unless it arrived so, encrypted. Take your {@link turn}. The bytes lie in `into` where
+ * that can be, which has at least the size of the file, or else in memory that the next
+ * file uses again.
  */
 export async function transform(
   task: TransformTask,
@@ -56,7 +57,9 @@ export async function transform(
   if (task.identity.size > MAX_DELIVERED_SIZE) {
     return { outcome: 'invalid', reason: `${task.identity.size} bytes are more than any WAL file has` };
   }
-  const content = into ?? bufferFor(Number(task.identity.size));
+  const size = Number(task.identity.size);
+  const asItIs = compressor === null && task.encryption === null;
+  const content = into !== null && asItIs ? into.subarray(0, size) : bufferFor(size);
   readFully(fd, content);
   const plain = await openCompressed(task, content, arrived);
   if (!Buffer.isBuffer(plain)) return plain;
@@ -64,7 +67,8 @@ export async function transform(
   if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
   const digest = wantsDigests ? sha256(plain) : null;
   // What arrives compressed is stored as it is.
-  const packed = compressor === null ? content : await compressor.compressTransient(content);
+  const packed =
+    compressor === null ? content : await compressor.compressTransient(content, undefined, into ?? undefined);
   const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
   const facts = factsOf(verdict, {
     storedSize: stored.length,

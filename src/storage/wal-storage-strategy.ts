@@ -52,6 +52,15 @@ export interface SaveOptions {
   readonly expected?: number;
   /** Take no more files; finish those in hand. */
   readonly drain?: AbortSignal | undefined;
+  readonly observer?: SaveObserver | undefined;
+}
+
+/** Told how long the steps take, in seconds; must not throw. */
+export interface SaveObserver {
+  /** One file was read, verified, compressed and written, or not. */
+  staged(seconds: number): void;
+  /** A group of files was published, and their catalogue lines made durable. */
+  committed(seconds: number): void;
 }
 
 /** The part of the catalogue that storing needs: its lock, and lines made durable under it. */

@@ -46,19 +46,20 @@ export interface Timeline {
 export class Archive {
   readonly home: string;
   readonly config: string;
-  readonly #user: RunAs;
-  readonly #program: ReachableCli;
+  /** Who archives: PostgreSQL's user. */
+  readonly user: RunAs;
+  readonly program: ReachableCli;
 
   constructor(home: string, config: string, user: RunAs, program: ReachableCli) {
     this.home = home;
     this.config = config;
-    this.#user = user;
-    this.#program = program;
+    this.user = user;
+    this.program = program;
   }
 
   /** The same archive with another configuration. */
   withConfig(config: string): Archive {
-    return new Archive(this.home, config, this.#user, this.#program);
+    return new Archive(this.home, config, this.user, this.program);
   }
 
   get incoming(): string {
@@ -88,13 +89,13 @@ export class Archive {
 
   /** A command line of walwarden for a shell. */
   command(...args: readonly string[]): string {
-    const { node, cli } = this.#program;
+    const { node, cli } = this.program;
     return [node, cli, '-c', this.config, ...args].join(' ');
   }
 
   walwarden(args: readonly string[]): Promise<RunResult> {
-    const { node, cli } = this.#program;
-    return run(node, [cli, '-c', this.config, ...args], { ...this.#user, cwd: this.home });
+    const { node, cli } = this.program;
+    return run(node, [cli, '-c', this.config, ...args], { ...this.user, cwd: this.home });
   }
 
   /** One pass without trouble. */

@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { parseApiUrl } from '../../src/patroni/api-url.ts';
 import { readWords } from '../../src/patroni/arguments.ts';
@@ -96,6 +97,16 @@ describe('the options', () => {
     expect(read(...REQUIRED, '--backup', 'B', '--data=/e')).toMatchObject({ backupId: 'B', dataDirectory: '/e' });
     expect(() => read(...REQUIRED, '--ba=x')).toThrow('--ba is ambiguous: --barman-server, --backup-id');
     expect(readWords(['--ca', '--log-l=x'], 'recover').ignored).toEqual(['--ca', '--log-l']);
+    // Behind it there are no options.
+    expect(read(...REQUIRED, '--', '--ba', '--data=/e')).toMatchObject({ backupId: 'latest', dataDirectory: '/d' });
+  });
+
+  test('without a value have a short spelling', () => {
+    const flags = (...words: string[]): object => readWords(words, 'recover');
+    expect(flags('recover')).toMatchObject({ help: false, version: false, debug: false });
+    expect(flags('-d', 'recover')).toMatchObject({ help: false, version: false, debug: true });
+    expect(flags('-dh', 'recover')).toMatchObject({ help: true, version: false, debug: true });
+    expect(flags('-v')).toMatchObject({ help: false, version: true, debug: false });
   });
 
   test('are all in the help of both executables, with their defaults', async () => {
@@ -134,6 +145,7 @@ describe.concurrent('a mistake on the command line is 2, and named, in both exec
     const { status, stdout, stderr } = await runPatroniCli(words);
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
     expect(stderr).toContain(`ERROR: ${said}`);
+    expect(stderr).toMatch(/\nHINT: \S/);
     expect(stderr).not.toContain('secret');
     const same = await runCli(['recover', ...words.filter((word) => word !== 'recover')]);
     expect({ status: same.status, stdout: same.stdout }).toEqual({ status: 2, stdout: '' });
@@ -205,7 +217,13 @@ describe.concurrent('the log', () => {
         const failed = await runRecover(`${api.url}/nowhere`, { globals: ['--log-file', file, '--max-retries=1'] });
         expect(failed.status).toBe(254);
         expect(messages(failed.stderr)).toHaveLength(1);
-        expect(lastLine(await readFile(file, 'utf8'))['msg']).toBe(lastLine(failed.stderr)['msg']);
+        const log = await readFile(file, 'utf8');
+        expect(lastLine(log)['msg']).toBe(lastLine(failed.stderr)['msg']);
+        // The next method or the next try writes behind what the one before left.
+        expect(messages(log)).toContain('recovery operation OP1 is done');
+        const globals = ['--log-file', file, '--max-retries=1', '--log-level=critical'];
+        expect(await runRecover(`${api.url}/nowhere`, { globals })).toMatchObject({ status: 254, stderr: '' });
+        expect(await readFile(file, 'utf8')).toBe(log);
       }),
     ));
 });
@@ -251,6 +269,16 @@ test('docs/patroni.md configures what can be run', async () => {
   for (const [, { names, required }] of OPTION_LIST) {
     if (required === true) expect(page).toContain(names.at(-1));
   }
+});
+
+test('walwarden-patroni is what the package installs, and a program that tells its version', async () => {
+  await ensureBuilt();
+  const { bin, version } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8'));
+  const program = fileURLToPath(new URL(`../../${bin['walwarden-patroni']}`, import.meta.url));
+  expect(program).toBe(PATRONI_CLI);
+  // As the link that npm makes is run.
+  const expected = { status: 0, stdout: `walwarden-patroni ${version}\n`, stderr: '' };
+  for (const word of ['--version', '-v']) expect(await run(program, [word], {})).toMatchObject(expected);
 });
 
 test('nothing that a restore does not use is loaded', () =>

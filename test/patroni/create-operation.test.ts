@@ -252,6 +252,24 @@ describe.concurrent(
         },
       ));
 
+    test('it is not known which operations were there before, and there is only one', () =>
+      withBegun(
+        reset,
+        async (api) => {
+          const { status, stderr } = await runRecover(api.url);
+          expect(status).toBe(2);
+          expect(api.count('create')).toBe(1);
+          expect(api.count('operation')).toBe(0);
+          expect(lastLine(stderr)['msg']).toContain(
+            `${UNSURE}; operations that are there, and which of them are new is not known: ONLY`,
+          );
+        },
+        {
+          list: ({ nth }) =>
+            nth === 1 ? { status: 404, body: '' } : { body: { operations: [{ id: 'ONLY', type: 'recovery' }] } },
+        },
+      ));
+
     test('the list of operations is not to be had afterwards', () =>
       withBegun(
         reset,

@@ -6,7 +6,7 @@ import { PgBackupApi } from '../../src/patroni/pg-backup-api.ts';
 import { restoreBackup } from '../../src/patroni/restore-backup.ts';
 import { runBarmanRecover } from '../../src/patroni/run-barman-recover.ts';
 import { withSilentPort } from '../support/silent-port.ts';
-import { withApi } from './fake-api.ts';
+import { reset, withApi, type Play } from './fake-api.ts';
 
 // What Patroni’s module has by name, called as a program of one’s own would.
 
@@ -66,6 +66,78 @@ test('the waits are seconds: between tries of one request, and between looks at 
   // A timer may be a millisecond early.
   for (const [index, seconds] of [1, 1, 2].entries()) expect(gaps[index]).toBeGreaterThan(seconds * 1_000 - 10);
 });
+
+describe('of what a request for a restore is answered', () => {
+  const create = (url: string): Promise<string> => apiAt(url).createRecoveryOperation('main', 'latest', 'ssh x', '/d');
+
+  test('4xx and 503 alone have it repeated, and 2xx alone names the restore', async () => {
+    let answered = 200;
+    await withApi({ create: () => ({ status: answered, body: { operation_id: 'OP1' } }) }, async ({ url, count }) => {
+      for (; answered < 600; answered += 1) {
+        const before = count('create');
+        const id = await create(url).catch(() => null);
+        const repeated = (answered >= 400 && answered < 500) || answered === 503;
+        // 204 has no body.
+        const named = answered < 300 && answered !== 204;
+        const got = { answered, requests: count('create') - before, id };
+        expect(got).toEqual({ answered, requests: repeated ? 2 : 1, id: named ? 'OP1' : null });
+      }
+    });
+  });
+
+  test.each([[7], [null], [['OP1']], ['\uD800']])('%j is no operation id, and the restore may be running', async (id) =>
+    withApi({ create: () => ({ status: 202, body: { operation_id: id } }) }, async ({ url, count }) => {
+      await expect(create(url)).rejects.toThrow(
+        /HTTP 202 without an "operation_id": .*; it can’t be told whether a restore was begun; no new operation is there$/,
+      );
+      expect(count('create')).toBe(1);
+      // It may take a moment until the operation is listed: once before, and five times after.
+      expect(count('list')).toBe(6);
+    }),
+  );
+});
+
+test.each([
+  [{}],
+  [[]],
+  [{ operations: {} }],
+  [{ operations: ['NEW'] }],
+  [{ operations: [{ id: 'NEW', type: 'recovery' }, { type: 'recovery' }] }],
+  [{ operations: [{ id: 7, type: 'recovery' }] }],
+])('%j is no list of operations, so that it can’t be told which one is new', async (body) =>
+  withApi({ create: reset, list: ({ nth }) => ({ body: nth === 1 ? { operations: [] } : body }) }, async ({ url }) => {
+    await expect(apiAt(url).createRecoveryOperation('main', 'latest', 'ssh x', '/d')).rejects.toThrow(
+      'expected a list of "operations" in JSON',
+    );
+  }),
+);
+
+test('only what 2xx is answered with is believed: a gateway may keep an old answer for its error page', async () => {
+  let answered = 200;
+  const play: Play = ({ path }) => ({ status: answered, body: path === '/status' ? '"OK"' : { status: 'DONE' } });
+  await withApi({ status: play, operation: play }, async ({ url, count }) => {
+    const api = apiAt(url);
+    for (; answered < 600; answered += 1) {
+      const before = count('operation') + count('status');
+      const done = await api.getOperationStatus('main', 'OP1').catch(() => null);
+      const ok = await api.ensureApiOk().then(
+        () => true,
+        () => false,
+      );
+      // 204 has no body.
+      const believed = answered < 300 && answered !== 204;
+      const got = { answered, done, ok, requests: count('operation') + count('status') - before };
+      expect(got).toEqual({ answered, done: believed ? 'DONE' : null, ok: believed, requests: believed ? 2 : 4 });
+    }
+  });
+});
+
+test.each([['done'], ['DONE '], [['DONE']], [true], [null]])('%j is no status of an operation', async (status) =>
+  withApi({ operation: () => ({ body: { status } }) }, async ({ url, count }) => {
+    await expect(apiAt(url).getOperationStatus('main', 'OP1')).rejects.toThrow('expected a "status" that is known');
+    expect(count('operation')).toBe(2);
+  }),
+);
 
 describe.concurrent(
   'a request for a restore that could not be sent is repeated, and certainly began nothing, when',

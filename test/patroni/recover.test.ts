@@ -64,6 +64,18 @@ describe.concurrent('a restore', () => {
       },
     ));
 
+  test('has its tries anew for every look: a long restore may live through many outages', () =>
+    withApi(
+      {
+        operation: ({ nth }) =>
+          nth % 3 === 0 ? { body: { status: nth < 12 ? 'IN_PROGRESS' : 'DONE' } } : { status: 502, body: '' },
+      },
+      async (api) => {
+        expect((await runRecover(api.url)).status).toBe(0);
+        expect(api.count('operation')).toBe(12);
+      },
+    ));
+
   test('whose outcome never becomes known is 2, with its id, and the word that it goes on', () =>
     withApi({ operation: () => ({ body: { recovery_id: 'OP1' } }) }, async (api) => {
       const { status, stderr } = await runRecover(api.url);
@@ -201,6 +213,21 @@ describe.concurrent('a pg-backup-api that is not OK is 254, and nothing is asked
     const { msg, hint } = lastLine(stderr);
     expect(msg).toContain(`GET ${url}/status: connection refused (connect ECONNREFUSED`);
     expect(msg).toContain('(try 3 of 3)');
+    expect(hint).toContain('is pg-backup-api running there');
+  });
+
+  test('when nobody listens at any address of the host, all of which are told', async () => {
+    const port = await withApi({}, (gone) => Promise.resolve(gone.port));
+    // As a name with an A and an AAAA record, wherever the test runs.
+    const resolver = `import dns from 'node:dns';
+      const addresses = ['127.0.0.1', '127.0.0.2'].map((address) => ({ address, family: 4 }));
+      dns.lookup = (name, options, found) => found(null, addresses);`;
+    const env = { ...process.env, NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(resolver)}` };
+    const { status, stderr } = await runRecover(`http://both.invalid:${port}`, { env });
+    expect(status).toBe(254);
+    const { msg, hint } = lastLine(stderr);
+    const each = (address: string): string => `connect ECONNREFUSED ${address}:${port}`;
+    expect(msg).toContain(`connection refused (${each('127.0.0.1')}, ${each('127.0.0.2')})`);
     expect(hint).toContain('is pg-backup-api running there');
   });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { silence, withApi } from './fake-api.ts';
+import { reset, silence, withApi } from './fake-api.ts';
 import { lastLine, messages, stopRecover } from './run-recover.ts';
 
 describe.concurrent.each([
@@ -42,6 +42,17 @@ describe.concurrent.each([
       expect(lastLine(stderr)['msg']).toBe(
         `stopped by ${signal} while a restore was asked for: it may have been begun; see ${api.url}/servers/main/operations`,
       );
+    }));
+
+  test('between two looks whether it was begun says so as well', () =>
+    withApi({ create: reset }, async (api) => {
+      const globals = ['--retry-wait=86400'];
+      // The first look was before.
+      const { status, stderr } = await stopRecover(api.url, signal, () => api.count('list') === 2, { globals });
+      expect(status).toBe(expected);
+      // It waited.
+      expect(api.count('list')).toBe(2);
+      expect(lastLine(stderr)['msg']).toContain('while a restore was asked for: it may have been begun');
     }));
 
   test.each([

@@ -1,0 +1,225 @@
+import { isDeepStrictEqual } from 'node:util';
+import type { ServerConfig, WalwardenConfig } from '../config/config.ts';
+import { loadConfig } from '../config/load.ts';
+import { messageOf, WalwardenError } from '../errors.ts';
+import { ownVersion } from '../version.ts';
+import { count, explain } from '../words.ts';
+import type { DaemonView, ServerView } from './daemon-view.ts';
+import { startHttpServer, type HttpServer, type HttpSettings } from './http/http-server.ts';
+import { DaemonMetrics } from './metrics.ts';
+import { ServerRunner, type RunnerParts } from './server-runner.ts';
+import type { ServiceManager } from './systemd.ts';
+
+export interface DaemonParts extends Omit<RunnerParts, 'metrics'> {
+  readonly serviceManager: ServiceManager;
+}
+
+/** Requests under way get so many milliseconds when HTTP begins anew. */
+const HTTP_RESTART_MS = 5_000;
+
+/** The servers of a configuration at work, and HTTP. */
+export class Daemon implements DaemonView {
+  readonly metrics = new DaemonMetrics();
+  readonly #parts: DaemonParts;
+  #config: WalwardenConfig;
+  readonly #runners = new Map<string, ServerRunner>();
+  #http: HttpServer | null = null;
+  #phase: DaemonView['phase'] = 'starting';
+  /** Reloads and the stop come one after the other. */
+  #work: Promise<void> = Promise.resolve();
+  #stopping: Promise<void> | null = null;
+
+  private constructor(config: WalwardenConfig, parts: DaemonParts) {
+    this.#config = config;
+    this.#parts = parts;
+  }
+
+  /** Resolves once every server has begun and HTTP answers. Throws `config` when HTTP can't be served as configured. */
+  static async start(config: WalwardenConfig, parts: DaemonParts): Promise<Daemon> {
+    const daemon = new Daemon(config, parts);
+    for (const warning of config.warnings) parts.logger.debug(warning.message);
+    await daemon.#startHttp(config);
+    for (const server of config.servers.values()) daemon.#add(server);
+    daemon.#phase = 'running';
+    parts.logger.info(`walwarden ${ownVersion()} ${daemon.#summary}`);
+    await parts.serviceManager.ready(daemon.#summary);
+    return daemon;
+  }
+
+  get phase(): DaemonView['phase'] {
+    return this.#phase;
+  }
+
+  get config(): WalwardenConfig {
+    return this.#config;
+  }
+
+  get servers(): ReadonlyMap<string, ServerView> {
+    return this.#runners;
+  }
+
+  get kill(): AbortSignal {
+    return this.#parts.kill;
+  }
+
+  /**
+   * Reads the configuration again, and starts anew what it changes. A new
+   * one with an error is told, and changes nothing. Never rejects.
+   */
+  reload(): Promise<void> {
+    return this.#enqueue(async () => {
+      if (this.#phase !== 'running') return;
+      const { logger, serviceManager } = this.#parts;
+      await serviceManager.reloading();
+      try {
+        await this.#apply(await this.#readAgain());
+        this.metrics.reloaded(true);
+      } catch (error) {
+        const text = error instanceof WalwardenError ? explain(error) : messageOf(error);
+        logger.error(`the configuration was not reloaded, the one before stays in effect: ${text}`);
+        this.metrics.reloaded(false);
+      }
+      await serviceManager.ready(this.#summary);
+    });
+  }
+
+  /** Finishes what is in hand, and closes everything. May be called again. Never rejects. */
+  stop(): Promise<void> {
+    this.#phase = 'stopping';
+    this.#stopping ??= this.#stopAll();
+    return this.#stopping;
+  }
+
+  async #stopAll(): Promise<void> {
+    const { logger, serviceManager } = this.#parts;
+    logger.info('asked to stop: finishing what is in hand');
+    await serviceManager.stopping();
+    // A reload that is under way starts things, which would be left behind.
+    await this.#work;
+    const runners = [...this.#runners.values()];
+    await Promise.all([this.#closeHttp(this.kill), ...runners.map((runner) => runner.stop())]);
+    await this.#close(runners);
+    await serviceManager.close();
+    logger.info('stopped');
+  }
+
+  #enqueue(work: () => Promise<void>): Promise<void> {
+    this.#work = this.#work.then(work).catch((error: unknown) => {
+      this.#parts.logger.error({ err: error }, `internal error: ${messageOf(error)}`);
+    });
+    return this.#work;
+  }
+
+  /** Throws `config` when it has an error that the one in effect has not. */
+  async #readAgain(): Promise<WalwardenConfig> {
+    const config = await loadConfig(this.#config.file);
+    const { logger } = this.#parts;
+    for (const server of config.servers.values()) {
+      const before = this.#config.servers.get(server.name)?.problems.map(({ message }) => message) ?? [];
+      const [problem] = server.problems.filter(({ message }) => !before.includes(message));
+      if (problem !== undefined) throw new WalwardenError('config', problem.message);
+    }
+    for (const { file, line, message } of config.warnings) logger.warn(`${file}:${line}: ${message}`);
+    return config;
+  }
+
+  async #apply(config: WalwardenConfig): Promise<void> {
+    const { logger } = this.#parts;
+    const before = this.#config;
+    // First what can fail.
+    await this.#closeHttp(AbortSignal.any([this.kill, AbortSignal.timeout(HTTP_RESTART_MS)]));
+    try {
+      await this.#startHttp(config);
+    } catch (error) {
+      await this.#startHttp(before);
+      throw error;
+    }
+    const all = !isDeepStrictEqual(ofEveryServer(before), ofEveryServer(config));
+    const leaving = [...this.#runners.values()].filter(({ name, config: old }) => {
+      const next = config.servers.get(name);
+      return all || next === undefined || !isSame(old, next);
+    });
+    await Promise.all(leaving.map((runner) => runner.stop()));
+    this.#config = config;
+    for (const { name } of leaving) {
+      this.#runners.delete(name);
+      if (!config.servers.has(name)) this.metrics.forget(name);
+    }
+    const coming = [...config.servers.values()].filter(({ name }) => !this.#runners.has(name));
+    for (const server of coming) this.#add(server);
+    await this.#close(leaving);
+    const names = (servers: readonly { readonly name: string }[]): string => servers.map(({ name }) => name).join(', ');
+    const removed = leaving.filter(({ name }) => !config.servers.has(name));
+    const changes = [
+      ...(coming.length > 0 ? [`started with what is new: ${names(coming)}`] : []),
+      ...(removed.length > 0 ? [`gone: ${names(removed)}`] : []),
+    ];
+    const what = changes.length > 0 ? changes.join('; ') : 'no server has changed';
+    logger.info(`the configuration was reloaded; ${what}`);
+  }
+
+  #add(server: ServerConfig): void {
+    const { logger } = this.#parts;
+    const runner = new ServerRunner(this.#config, server, { ...this.#parts, metrics: this.metrics });
+    this.#runners.set(server.name, runner);
+    if (server.disabled) {
+      const problems = server.problems.map(({ message }) => message).join('; ');
+      logger.error({ server: server.name, code: 'config' }, `server ${server.name} is disabled: ${problems}`);
+    }
+    runner.start();
+  }
+
+  async #startHttp({ global }: WalwardenConfig): Promise<void> {
+    const { http_listen: listen, http_tls_cert_file, http_tls_key_file, http_tokens_file } = global.options;
+    if (listen === 'off') return;
+    const settings: HttpSettings = {
+      listen,
+      tlsCertFile: http_tls_cert_file,
+      tlsKeyFile: http_tls_key_file,
+      tokensFile: http_tokens_file,
+    };
+    this.#http = await startHttpServer(settings, () => this, this.#parts.logger);
+  }
+
+  async #closeHttp(kill: AbortSignal): Promise<void> {
+    const closing = this.#http;
+    this.#http = null;
+    await closing?.close(kill);
+  }
+
+  async #close(runners: readonly ServerRunner[]): Promise<void> {
+    for (const runner of runners) {
+      try {
+        await runner.close();
+      } catch (error) {
+        this.#parts.logger.warn({ server: runner.name }, `${runner.name} could not be closed: ${messageOf(error)}`);
+      }
+    }
+  }
+
+  get #summary(): string {
+    const runners = [...this.#runners.values()];
+    const archived = runners.filter(({ archiving }) => archiving !== null).length;
+    const streamed = runners.filter(({ receiving }) => receiving !== null).length;
+    const http = this.#http === null ? 'no HTTP' : `HTTP on ${this.#http.address}`;
+    return `archives for ${count(archived, 'server')}, receives for ${streamed}; ${http}`;
+  }
+}
+
+/** What makes a server another one. */
+function isSame(a: ServerConfig, b: ServerConfig): boolean {
+  const facts = ({ active, disabled, passive, problems, options }: ServerConfig): unknown => ({
+    active,
+    disabled,
+    passive,
+    problems,
+    options,
+  });
+  return isDeepStrictEqual(facts(a), facts(b));
+}
+
+/** What each server takes from `[barman]` beside its own options. */
+function ofEveryServer({ global }: WalwardenConfig): unknown {
+  const { barman_home, barman_lock_directory, log_file } = global.options;
+  return { barman_home, barman_lock_directory, log_file };
+}

@@ -1,0 +1,29 @@
+import { MAX_SEGMENT_SIZE } from '../../wal/wal-name.ts';
+
+// What one client can take of us.
+
+/** Bytes of a request's first line and headers. */
+export const MAX_HEADER_SIZE = 16 * 1024;
+/** Characters of a name in a path. */
+export const MAX_PARAMETER_LENGTH = 1024;
+/** Headers have to be there after so many milliseconds. */
+export const HEADERS_TIMEOUT_MS = 15_000;
+/** Overdue headers are looked for so often, in milliseconds. */
+export const TIMEOUT_CHECK_MS = 5_000;
+export const TLS_HANDSHAKE_TIMEOUT_MS = 5_000;
+/** A body may stand still for so long; how long it takes as a whole doesn't matter. */
+export const BODY_SILENCE_MS = 60_000;
+/** Nothing moves on a connection: we read an archive that is slow, or the client doesn't read. */
+export const SILENCE_MS = 10 * 60_000;
+export const KEEP_ALIVE_MS = 60_000;
+/** What is still sent after our answer is read, and forgotten, for so long: a client that is cut off at once may miss the answer. */
+export const LINGER_MS = 5_000;
+export const MAX_CONNECTIONS = 256;
+/** A segment of the largest size, and what a compressor adds where nothing can be compressed. */
+export const MAX_BODY_SIZE = MAX_SEGMENT_SIZE + MAX_SEGMENT_SIZE / 64;
+/** Each holds a delivered file in memory, plain and as it came. */
+export const BODIES_JUDGED_AT_A_TIME = 2;
+/** WAL files of 16 MiB, or of up to 64 MiB where such are asked for, that are held at the same time, until they are sent. */
+export const FILES_SENT_AT_A_TIME = 16;
+/** Whoever is told that we can't tell asks again after so many seconds. */
+export const RETRY_AFTER_S = 5;

@@ -1,0 +1,142 @@
+import { readFile } from 'node:fs/promises';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import pLimit from 'p-limit';
+import { depositWal, verifyDelivery, type Deposited } from '../../archiver/deposit.ts';
+import { receiveFile, type ReceivedFile } from '../../archiver/receive-file.ts';
+import { unlinkIfThere } from '../../durable/durable-file.ts';
+import { isErrorCode } from '../../errors.ts';
+import { depositParts } from '../../server-wal.ts';
+import type { Server } from '../../server.ts';
+import { walName, type WalName } from '../../wal/wal-name.ts';
+import { asHttpError, HttpError, isDiskFull } from './answers.ts';
+import { serverFor, type AddRoutes } from './context.ts';
+import { BODIES_JUDGED_AT_A_TIME, BODY_SILENCE_MS, MAX_BODY_SIZE, SILENCE_MS } from './limits.ts';
+
+interface WalParams {
+  readonly server: string;
+  readonly name: string;
+}
+
+/** `PUT /servers/SERVER/wal/NAME`: what put-wal does, for one file. */
+export const addPutRoute: AddRoutes = (app, { view, logger }) => {
+  const judging = pLimit(BODIES_JUDGED_AT_A_TIME);
+
+  async function put(request: FastifyRequest<{ Params: WalParams }>, reply: FastifyReply): Promise<FastifyReply> {
+    const { params } = request;
+    const target = serverFor(request, view(), params.server, 'write');
+    const { config } = target;
+    const name = walName(params.name, 'the path');
+    const expected = checkHeaders(request);
+    if (config.passive) {
+      throw new HttpError(503, 'config', `server ${config.name} is passive: WAL goes to its primary node`);
+    }
+    const server = target.use();
+    await server.makeDirectories();
+    const received = await receive(request, reply, config.options.incoming_wals_directory, name);
+    try {
+      request.walBytes = received.size;
+      if (expected !== null && expected !== received.sha256) {
+        const message = `the checksum of ${name} is wrong: X-Content-SHA256 says ${expected}, found ${received.sha256}`;
+        throw new HttpError(422, 'invalid-wal', message, { hint: 'nothing was stored; it was damaged on its way' });
+      }
+      const deposited = await judging(() => deposit(server, name, received.temporary));
+      return answer(server, name, deposited, reply);
+    } finally {
+      await unlinkIfThere(received.temporary);
+    }
+  }
+
+  function answer(server: Server, name: WalName, deposited: Deposited, reply: FastifyReply): FastifyReply {
+    const facts = { server: server.name, wal: name };
+    if (deposited.outcome === 'conflict') {
+      logger.error({ ...facts, inErrors: deposited.inErrors }, `refused ${name}: ${deposited.reason}`);
+      if (server.config.options.put_wal_conflict === 'reject') {
+        throw new HttpError(
+          409,
+          'conflict',
+          `${name} is there already, for server ${server.name}: ${deposited.reason}`,
+          {
+            hint: `nothing was overwritten; see: walwarden errors explain ${server.name} ${deposited.inErrors}`,
+          },
+        );
+      }
+    } else {
+      logger.info(facts, `${deposited.outcome === 'deposited' ? 'received' : 'received again'} ${name}`);
+    }
+    // Without a body: what archive_command prints ends up in PostgreSQL's log.
+    return reply.code(deposited.outcome === 'deposited' ? 201 : 200).send();
+  }
+
+  app.route<{ Params: WalParams }>({
+    method: 'PUT',
+    url: '/servers/:server/wal/:name',
+    config: { operation: 'put', answers: [200, 201, 400, 401, 403, 409, 413, 415, 422, 500, 503, 507] },
+    handler: async (request, reply) => {
+      try {
+        return await put(request, reply);
+      } catch (error) {
+        throw asRefusal(error);
+      }
+    },
+  });
+};
+
+/** The checksum that the client sends along; null without one. */
+function checkHeaders({ headers }: FastifyRequest): string | null {
+  const encoding = headers['content-encoding'];
+  if (encoding !== undefined && encoding.toLowerCase() !== 'identity') {
+    throw new HttpError(415, 'unsupported', `can't undo Content-Encoding: ${encoding}`, {
+      hint: 'send the file as it is, without Content-Encoding; one that is compressed itself is recognised',
+    });
+  }
+  if (Number(headers['content-length'] ?? 0) > MAX_BODY_SIZE) throw tooLarge();
+  const checksum = headers['x-content-sha256'];
+  if (checksum === undefined) return null;
+  if (typeof checksum !== 'string' || !/^[0-9a-f]{64}$/i.test(checksum)) {
+    throw new HttpError(400, 'bad-request', 'X-Content-SHA256 is not 64 hexadecimal digits');
+  }
+  return checksum.toLowerCase();
+}
+
+function tooLarge(): HttpError {
+  return new HttpError(413, 'too-large', `the body has more than ${MAX_BODY_SIZE} bytes: larger than any WAL file`);
+}
+
+async function receive(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  incoming: string,
+  name: WalName,
+): Promise<ReceivedFile> {
+  const { raw } = request;
+  if (raw.headers.expect !== undefined) reply.raw.writeContinue();
+  raw.socket.setTimeout(BODY_SILENCE_MS);
+  try {
+    // Leaving the loop early must not end the connection: the answer is still to be sent.
+    const chunks = raw.iterator({ destroyOnReturn: false });
+    return await receiveFile(incoming, name, chunks, { md5: false, mtime: null, maxSize: MAX_BODY_SIZE, tooLarge });
+  } finally {
+    raw.socket.setTimeout(SILENCE_MS);
+  }
+}
+
+async function deposit(server: Server, name: WalName, temporary: string): Promise<Deposited> {
+  const parts = depositParts(server);
+  await verifyDelivery(parts, name, await readFile(temporary));
+  return depositWal(parts, name, temporary);
+}
+
+/** What came in is at fault where it does not read back, and not our archive. */
+function asRefusal(error: unknown): HttpError {
+  if (isDiskFull(error)) {
+    const { code, message } = asHttpError(error);
+    return new HttpError(507, code === 'internal' ? 'storage' : code, message, {
+      hint: 'nothing was stored; make space there. PostgreSQL keeps the file and tries again',
+      cause: error,
+    });
+  }
+  if (isErrorCode(error, 'damaged') || isErrorCode(error, 'incomplete-wal')) {
+    return new HttpError(422, error.code, error.message, { hint: error.hint, cause: error });
+  }
+  return asHttpError(error);
+}

@@ -1,0 +1,70 @@
+import { statusJson, statusOfServer } from '../../server-status.ts';
+import type { ServerView } from '../daemon-view.ts';
+import { HttpError } from './answers.ts';
+import { serverFor, type AddRoutes } from './context.ts';
+import { accessOf } from './gate.ts';
+import { RETRY_AFTER_S } from './limits.ts';
+
+/** `/livez`, `/readyz`, `/servers`, `/servers/SERVER/status` and `/metrics`: what the daemon does. */
+export const addStateRoutes: AddRoutes = (app, { view, logger }) => {
+  app.route({
+    method: 'GET',
+    url: '/livez',
+    config: { open: true, whileStopping: true, answers: [200] },
+    handler: async () => ({ status: 'ok' }),
+  });
+
+  app.route({
+    method: 'GET',
+    url: '/readyz',
+    config: { whileStopping: true, answers: [200, 401, 503] },
+    handler: async (request, reply) => {
+      const { phase, servers } = view();
+      if (phase !== 'running') void reply.code(503).header('retry-after', RETRY_AFTER_S);
+      const covered = [...servers.values()].filter(({ name }) => accessOf(request).allows(name));
+      return { phase, servers: covered.map(({ name, archiving }) => ({ server: name, archiving })) };
+    },
+  });
+
+  app.route({
+    method: 'GET',
+    url: '/servers',
+    config: { answers: [200, 401, 503] },
+    handler: async (request) =>
+      [...view().servers.values()].filter(({ name }) => accessOf(request).allows(name)).map(summaryOf),
+  });
+
+  app.route<{ Params: { readonly server: string } }>({
+    method: 'GET',
+    url: '/servers/:server/status',
+    config: { answers: [200, 400, 401, 403, 500, 503] },
+    handler: async (request) => {
+      const current = view();
+      const { config } = serverFor(request, current, request.params.server, 'read', 'metrics');
+      return statusJson(await statusOfServer(current.config, config, logger, current.kill));
+    },
+  });
+
+  app.route({
+    method: 'GET',
+    url: '/metrics',
+    config: { answers: [200, 401, 403, 500, 503] },
+    handler: async (request, reply) => {
+      const access = accessOf(request);
+      if (!access.has('metrics')) {
+        throw new HttpError(403, 'forbidden', `${access.name} does not allow this: metrics`, {
+          hint: 'what a token opens stands in http_tokens_file',
+        });
+      }
+      const current = view();
+      const covered = [...current.servers.keys()].filter((name) => access.allows(name, 'metrics'));
+      void reply.type('text/plain; version=0.0.4; charset=utf-8');
+      return current.metrics.text(current, new Set(covered));
+    },
+  });
+};
+
+function summaryOf({ name, config, archiving, receiving }: ServerView): unknown {
+  const { active, passive, disabled } = config;
+  return { server: name, active, passive, disabled, archiving, receiving };
+}

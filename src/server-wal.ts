@@ -1,0 +1,31 @@
+import type { DepositParts } from './archiver/deposit.ts';
+import type { WalFinderParts } from './archiver/wal-finder.ts';
+import { localArchiveOf } from './server-settings.ts';
+import type { Server } from './server.ts';
+
+// What delivering and finding WAL take of a server, whoever asks: a command or HTTP.
+
+export function depositParts(server: Server): DepositParts {
+  const { name, config, strategy, catalogue, errors, identity, keys } = server;
+  return {
+    server: name,
+    incoming: config.options.incoming_wals_directory,
+    strategy,
+    catalogue,
+    errors,
+    identity,
+    keys,
+  };
+}
+
+export function finderParts(server: Server): WalFinderParts {
+  const { config, strategy, keys } = server;
+  return {
+    strategy,
+    incoming: config.options.incoming_wals_directory,
+    streaming: config.options.streaming_wals_directory,
+    keys,
+    before: localArchiveOf(config),
+    checkAbsent: (names) => server.checkAbsent(names),
+  };
+}

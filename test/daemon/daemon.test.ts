@@ -1,0 +1,168 @@
+import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { acquireLock } from '../../src/durable/lock-file.ts';
+import { catalogueLines, configured, namesIn, withServer, type TestServer } from '../commands/with-server.ts';
+import { ensureBuilt, runCli } from '../support/cli.ts';
+import { makeWal, type MadeWal } from '../support/make-wal.ts';
+import { RunningDaemon, withDaemon } from '../support/running-daemon.ts';
+
+beforeAll(ensureBuilt);
+
+/** No look but the first, and those that arrivals ask for. */
+const NO_POLL = { archiver_poll_interval: '1 h' };
+
+/** As a careful archive_command does. */
+async function deliver(server: TestServer, { name, bytes }: MadeWal): Promise<void> {
+  await writeFile(join(server.incoming, `${name}.tmp`), bytes);
+  await rename(join(server.incoming, `${name}.tmp`), join(server.incoming, name));
+}
+
+async function archived(server: TestServer): Promise<string[]> {
+  return (await catalogueLines(server)).map((line) => line.slice(0, 24));
+}
+
+function arrives(daemon: RunningDaemon, server: TestServer, names: readonly string[]): Promise<unknown> {
+  return daemon.waitsFor(`${names.join(', ')} in the archive`, async () => {
+    const lines = await archived(server);
+    return names.every((name) => lines.includes(name)) && (await namesIn(server.incoming)).length === 0;
+  });
+}
+
+describe('the daemon', () => {
+  test('archives what waits when it starts, and what arrives while it runs, without a look in between', () =>
+    withServer({ ...NO_POLL, compression: 'zstd' }, async (server) => {
+      const [first, second, third] = [1, 2, 3].map((segment) => makeWal({ segment }));
+      if (first === undefined || second === undefined || third === undefined) throw new Error('three were made');
+      await deliver(server, first);
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await arrives(daemon, server, [first.name]);
+        await deliver(server, second);
+        await arrives(daemon, server, [second.name]);
+        await deliver(server, third);
+        await arrives(daemon, server, [third.name]);
+        expect(await daemon.stop()).toEqual({ status: 0, signal: null });
+        expect(daemon.log.filter(({ level }) => level > 30)).toEqual([]);
+      });
+      expect(await archived(server)).toEqual([first.name, second.name, third.name]);
+    }));
+
+  test('waits for a file that is copied slowly, and takes it once it is whole', () =>
+    withServer(NO_POLL, async (server) => {
+      const { name, bytes } = makeWal({});
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await using handle = await open(join(server.incoming, name), 'wx', 0o600);
+        for (let at = 0; at < bytes.length; at += 65_536) {
+          await handle.write(bytes, at, 65_536, at);
+          await delay(20);
+        }
+        await arrives(daemon, server, [name]);
+      });
+      expect(await readFile(join(server.wals, name.slice(0, 16), name))).toEqual(bytes);
+    }));
+
+  test('looks again every archiver_poll_interval, where nobody tells of an arrival', () =>
+    withServer({ archiver_poll_interval: '100 ms' }, async (server) => {
+      const { name, bytes } = makeWal({});
+      await withDaemon(server.config, server.home, async (daemon) => {
+        // The directory is another one now, and nobody watches it.
+        await rename(server.incoming, `${server.incoming}.old`);
+        await mkdir(server.incoming, { mode: 0o700 });
+        await writeFile(join(server.incoming, name), bytes);
+        await arrives(daemon, server, [name]);
+      });
+    }));
+
+  test('tells of a file that stays incomplete once, not with every look', () =>
+    withServer({ archiver_poll_interval: '50 ms', incomplete_wal_timeout: '10 ms' }, async (server) => {
+      const { name, bytes } = makeWal({});
+      await writeFile(join(server.incoming, name), bytes.subarray(0, 100_000));
+      await withDaemon(server.config, server.home, async (daemon) => {
+        const next = makeWal({ segment: 2 });
+        await daemon.says(/is incomplete/);
+        await writeFile(join(server.incoming, next.name), next.bytes);
+        await daemon.waitsFor('the next one', async () => (await archived(server)).includes(next.name));
+        // Several looks later.
+        await delay(500);
+        expect(daemon.log.filter(({ msg }) => msg.includes('is incomplete'))).toHaveLength(1);
+        await writeFile(join(server.incoming, name), bytes);
+        await arrives(daemon, server, [name]);
+      });
+    }));
+
+  test('moves what is no WAL to errors and goes on', () =>
+    withServer(NO_POLL, async (server) => {
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await writeFile(join(server.incoming, 'nonsense'), 'x');
+        await daemon.waitsFor('it in errors', async () =>
+          (await namesIn(server.errors)).some((entry) => entry.startsWith('nonsense')),
+        );
+        const { name, bytes } = makeWal({});
+        await writeFile(join(server.incoming, name), bytes);
+        await arrives(daemon, server, [name]);
+      });
+    }));
+
+  test('is alone with its configuration', () =>
+    withServer({}, async (server) => {
+      await withDaemon(server.config, server.home, async (daemon) => {
+        const other = await runCli(['daemon'], { config: server.config });
+        expect(other.status).toBe(1);
+        expect(other.stderr).toContain(`another walwarden daemon runs with this configuration`);
+        expect(other.stderr).toContain(`process ${daemon.pid}`);
+        expect((await daemon.ask('/livez')).status).toBe(200);
+      });
+    }));
+
+  test('lets another archive-wal finish, and goes on after it', () =>
+    withServer(NO_POLL, async (server) => {
+      const { name, bytes } = makeWal({});
+      const lock = await acquireLock(join(server.home, '.main-archive-wal.lock'));
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await writeFile(join(server.incoming, name), bytes);
+        await daemon.waitsFor('it to give way', async () => {
+          const answer = (await daemon.ask('/servers')).body.toString();
+          return answer.includes('elsewhere');
+        });
+        expect(await archived(server)).toEqual([]);
+        await lock[Symbol.asyncDispose]();
+        await arrives(daemon, server, [name]);
+        expect(daemon.log.filter(({ level }) => level > 30)).toEqual([]);
+      });
+    }));
+
+  test('does not start without barman_home, nor make it', () =>
+    withServer({}, async (server) => {
+      const gone = await configured({ ...server, home: join(server.home, 'gone') }, {});
+      await rm(join(server.home, 'gone'), { recursive: true });
+      await writeFile(
+        join(server.home, 'gone.conf'),
+        `[barman]\nbarman_home = ${gone.home}\n[main]\ndescription = x\n`,
+      );
+      const { status, stderr } = await runCli(['daemon'], { config: join(server.home, 'gone.conf') });
+      expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('barman_home') });
+      expect(await namesIn(server.home)).not.toContain('gone');
+    }));
+
+  test('goes on when its archive is gone, says so once, and archives when it is back', () =>
+    withServer({ archiver_poll_interval: '50 ms' }, async (server) => {
+      const [first, second] = [makeWal({ segment: 1 }), makeWal({ segment: 2 })];
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await deliver(server, first);
+        await arrives(daemon, server, [first.name]);
+        // A file where the directory was: nothing can be stored there.
+        await rename(server.wals, `${server.wals}.away`);
+        await writeFile(server.wals, '');
+        await deliver(server, second);
+        await daemon.says(/archiving of main failed/);
+        const status = (await daemon.ask('/servers/main/status')).body.toString();
+        expect(status).toContain('archive_failure');
+        await rm(server.wals);
+        await rename(`${server.wals}.away`, server.wals);
+        await daemon.waitsFor('the second', async () => (await archived(server)).includes(second.name), 90_000);
+        expect(await archived(server)).toEqual([first.name, second.name]);
+        await daemon.says(/archiving of main works again/);
+      });
+    }));
+});
