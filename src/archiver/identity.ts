@@ -115,7 +115,6 @@ export class SystemIdentity {
   readonly path: string;
   readonly #sources: IdentitySources;
   readonly #logger: Logger;
-  #known: Identity | null = null;
 
   constructor(path: string, sources: IdentitySources, logger: Logger) {
     this.path = path;
@@ -123,10 +122,9 @@ export class SystemIdentity {
     this.#logger = logger;
   }
 
-  /** The identity as far as it is known; null for an archive that never saw a segment. */
+  /** The identity as far as it is known; null for an archive that never saw a segment. Read anew: another process may have made it another one. */
   async current(): Promise<Identity | null> {
-    this.#known ??= (await readIdentity(this.path)) ?? (await this.#adopt(await this.#sources.find()));
-    return this.#known;
+    return (await readIdentity(this.path)) ?? (await this.#adopt(await this.#sources.find()));
   }
 
   async #adopt(found: Identity | null): Promise<Identity | null> {
@@ -152,22 +150,18 @@ export class SystemIdentity {
   }
 
   /** Makes another cluster this archive's, after pg_upgrade gave it a new system identifier. */
-  async replace(identity: Identity): Promise<void> {
-    await replaceIdentity(this.path, identity);
-    this.#known = identity;
+  replace(identity: Identity): Promise<void> {
+    return replaceIdentity(this.path, identity);
   }
 
   /** Null when a segment belongs here, else why it doesn't. The first one of all is taken as ours, and recorded. */
   async accept(systemIdentifier: bigint, majorVersion: number): Promise<string | null> {
     const found: Identity = { systemid: String(systemIdentifier), version: String(majorVersion) };
-    this.#known = (await this.current()) ?? (await this.#adopt(found));
-    if (this.#known?.systemid === found.systemid) return null;
-    // Another process may have made it this archive's since we looked.
-    this.#known = (await readIdentity(this.path)) ?? this.#known;
-    if (this.#known?.systemid === found.systemid) return null;
+    const ours = (await this.current()) ?? (await this.#adopt(found));
+    if (ours === null || ours.systemid === found.systemid) return null;
     return (
       `it is WAL of another cluster: its system identifier is ${found.systemid}, ` +
-      `and this archive belongs to ${this.#known?.systemid} (${this.path})`
+      `and this archive belongs to ${ours.systemid} (${this.path})`
     );
   }
 }

@@ -117,6 +117,7 @@ describe('the options', () => {
     ];
     for (const { status, stdout, stderr } of texts) {
       expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+      for (const code of ['0', '1', '2', '130', '143', '254', '255']) expect(stdout).toMatch(new RegExp(`\\b${code} `));
       for (const [, { names, fallback }] of OPTION_LIST) {
         const line = stdout.split('\n').find((each) => each.includes(`--${names[0] ?? ''}`)) ?? '';
         expect(line).toContain(names.map((name) => `--${name}`).join(', '));
@@ -141,6 +142,7 @@ describe.concurrent('a mistake on the command line is 2, and named, in both exec
     [[...REQUIRED, '--api-url=ftp://u:secret@b/'], '--api-url: expected http:// or https://, found ftp://'],
     [[...REQUIRED, '--api-url=http://u:secret@b:x/'], '--api-url is no URL'],
     [[...REQUIRED, '--api-url=http://b/?x=secret'], '--api-url has a query or a fragment behind its path'],
+    [[...REQUIRED, '--api-url=http://b/#secret'], '--api-url has a query or a fragment behind its path'],
   ])('%j', async (words, said) => {
     const { status, stdout, stderr } = await runPatroniCli(words);
     expect({ status, stdout }).toEqual({ status: 2, stdout: '' });
@@ -214,7 +216,9 @@ describe.concurrent('the log', () => {
         const { status, stderr } = await runRecover(api.url, { globals: ['--log-file', file] });
         expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
         expect(messages(await readFile(file, 'utf8')).at(-1)).toBe('recovery operation OP1 is done');
-        const failed = await runRecover(`${api.url}/nowhere`, { globals: ['--log-file', file, '--max-retries=1'] });
+        const failed = await runRecover(`${api.url}/nowhere`, {
+          globals: ['--log-file', file, '--max-retries=1', '--retry-wait=86400'],
+        });
         expect(failed.status).toBe(254);
         expect(messages(failed.stderr)).toHaveLength(1);
         const log = await readFile(file, 'utf8');

@@ -71,7 +71,9 @@ describe.concurrent(
         const looking = log.find((line) => line.includes('looking whether a restore was begun nevertheless'));
         expect(looking).toContain(`POST ${api.url}/servers/main/operations: `);
         expect(looking).toContain(said);
-        expect(log).toContain('recovery operation NEW is new since our request, and the only one: taking it for ours');
+        const taken = 'recovery operation NEW is new since our request, and the only one: taking it for ours';
+        expect(log).toContain(taken);
+        expect(stderr).toContain(`"operation_id":"NEW","msg":"${taken}"`);
       }),
     );
 
@@ -263,6 +265,8 @@ describe.concurrent(
           expect(lastLine(stderr)['msg']).toContain(
             `${UNSURE}; operations that are there, and which of them are new is not known: ONLY`,
           );
+          // Another look would tell no more.
+          expect(api.count('list')).toBe(2);
         },
         {
           list: ({ nth }) =>
@@ -280,6 +284,7 @@ describe.concurrent(
           expect(lastLine(stderr)['msg']).toContain(
             `${UNSURE}: GET ${api.url}/servers/main/operations: HTTP 200: expected a list of "operations" in JSON, found {"operations":7} (try 3 of 3)`,
           );
+          expect(lastLine(stderr)['hint']).toContain('look at the Barman host whether a restore runs');
         },
         { list: ({ nth }) => ({ body: { operations: nth === 1 ? [] : 7 } }) },
       ));
@@ -347,7 +352,9 @@ describe.concurrent('the request for a restore is repeated, since it certainly b
       expect(api.count('create')).toBe(3);
       const post = `POST ${api.url}/servers/main/operations: ${said}`;
       expect(messages(stderr)).toContain(`${post} (try 1 of 3; again in 0 s)`);
-      expect(lastLine(stderr)['msg']).toBe(`${post} (try 3 of 3); no restore was begun`);
+      const { msg, hint = '' } = lastLine(stderr);
+      expect(msg).toBe(`${post} (try 3 of 3); no restore was begun`);
+      expect(hint).toContain(answered === 404 ? 'check --barman-server and --backup-id' : '');
     }),
   );
 
@@ -369,6 +376,7 @@ describe.concurrent('the request for a restore is repeated, since it certainly b
         expect(lastLine(stderr)['msg']).toMatch(
           /connection refused \(connect ECONNREFUSED .*\) \(try 3 of 3\); no restore was begun$/,
         );
+        expect(lastLine(stderr)['hint']).toContain('is pg-backup-api running there');
       },
     ));
 

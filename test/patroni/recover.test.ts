@@ -30,7 +30,8 @@ describe.concurrent('a restore', () => {
     withApi({ operation: () => ({ body: { operation_id: 'OP1', status: 'FAILED' } }) }, async (api) => {
       const { status, stderr } = await runRecover(api.url);
       expect(status).toBe(1);
-      const { msg, hint } = lastLine(stderr);
+      const { msg, hint, operation_id } = lastLine(stderr);
+      expect(operation_id).toBe('OP1');
       expect(msg).toBe(`recovery operation OP1 failed (${api.url}/servers/main/operations/OP1)`);
       expect(hint).toContain('<barman_home>/main/output/OP1.json');
     }));
