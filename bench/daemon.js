@@ -7,7 +7,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { makeBacklog } from './backlog.js';
 import { contendersFor, copyCorpus, whyInvalid } from './contenders.js';
-import { CLI, markedEnv, median, mustRun, NODE, run, say, settle, watchRss, which, withScratch } from './system.js';
+import { CLI, median, mustRun, NODE, run, say, settle, which, withScratch } from './system.js';
 import { goal, megabytes, millis, printTable, seconds, times } from './table.js';
 
 /** @typedef {import('./corpus.js').Corpus} Corpus */
@@ -20,7 +20,7 @@ const GETS_PER_RUN = 24;
  * @property {string} socket
  * @property {string} incoming
  * @property {number} readyMs
- * @property {() => number} rss peak so far, with the processes that it starts
+ * @property {() => number} rss peak so far of its own process; `flock`, which it starts for a moment now and then, has 2 MB
  * @property {() => Promise<void>} stop
  */
 
@@ -34,11 +34,9 @@ async function startDaemon(home, options, prepare = async () => {}) {
     `[barman]\nbarman_home = ${home}\nlog_file = ${home}/log\n[main]\ndescription = bench\narchiver = on\n${options}`,
   );
   await settle();
-  const mark = `${process.pid}-${home}`;
-  const watch = watchRss(mark);
   const began = performance.now();
   const child = spawn(NODE, [CLI, '-c', conf, 'daemon'], {
-    env: { ...process.env, ...markedEnv(mark) },
+    env: { ...process.env, UV_THREADPOOL_SIZE: '32' },
     stdio: 'inherit',
   });
   const ended = once(child, 'exit');
@@ -51,9 +49,8 @@ async function startDaemon(home, options, prepare = async () => {}) {
     socket,
     incoming: path.join(home, 'main', 'incoming'),
     readyMs: performance.now() - began,
-    rss: watch.peak,
+    rss: () => 1024 * Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync(`/proc/${child.pid}/status`, 'latin1'))?.[1] ?? NaN),
     stop: async () => {
-      watch.stop();
       child.kill('SIGTERM');
       await ended;
     },
@@ -102,6 +99,7 @@ async function benchArrival(corpus, options) {
       const daemon = await startDaemon(path.join(scratch, 'home'), configured(compression));
       /** @type {number[]} */
       const ms = [];
+      let rss = NaN;
       try {
         await copyCorpus(corpus, waiting);
         const names = corpus.names.slice(0, Math.min(corpus.names.length, options.runs * ARRIVALS_PER_RUN));
@@ -114,11 +112,12 @@ async function benchArrival(corpus, options) {
           while (fs.existsSync(source)) await delay(1);
           ms.push(performance.now() - began);
         }
+        rss = daemon.rss();
       } finally {
         await daemon.stop();
       }
       // The first one starts the threads.
-      results.push({ name: compression, ms: ms.slice(1), readyMs: daemon.readyMs, rss: daemon.rss() });
+      results.push({ name: compression, ms: ms.slice(1), readyMs: daemon.readyMs, rss });
     });
   }
   const rows = results.map(({ name, ms, readyMs, rss }) => [

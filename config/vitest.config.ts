@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 /** Real PostgreSQL, S3, gpg and clients, whole processes, every storage, every codec's tools, every byte of a line: minutes. */
@@ -15,6 +16,8 @@ const setupFiles = ['test/support/leak-check.ts'];
 
 export default defineConfig({
   test: {
+    // Vitest would leave one of two processors idle; most of the tests wait for other processes.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
     root: new URL('..', import.meta.url).pathname,
     projects: [
       {

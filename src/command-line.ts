@@ -12,6 +12,7 @@ import { exitStatusForDoubt } from './commands/doubt.ts';
 import { formatPlace } from './config/config.ts';
 import { loadConfig } from './config/load.ts';
 import { errnoOf, messageOf, WalwardenError, type ErrorCode } from './errors.ts';
+import { endSurely } from './last-resort.ts';
 import { createLogger, type Logger } from './logging.ts';
 import { ownVersion } from './version.ts';
 
@@ -23,6 +24,9 @@ interface GlobalOptions {
   readonly logLevel?: string;
   readonly detached?: boolean;
 }
+
+/** Seconds that the process may take to end once it has nothing more to do. */
+const SURELY_S = 3;
 
 /** Errors are 1, below 126 as PostgreSQL wants it of archive_command, but for these. */
 const EXIT_STATUS: Partial<Record<ErrorCode, number>> = { usage: 2, 'invalid-wal-name': 3 };
@@ -81,7 +85,10 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
     });
     if (errorLog !== null) for (const error of report.errors ?? []) logError(error, errorLog);
     print(globals, report);
-    if (report.abandons === true) process.exit(report.exitCode ?? 0);
+    if (report.abandons === true) {
+      endSurely(SURELY_S);
+      process.exit(report.exitCode ?? 0);
+    }
     return report.exitCode ?? 0;
   } catch (error) {
     if (errorLog !== null) logError(error, errorLog);
@@ -111,6 +118,7 @@ function drainOnSignal(execution: Execution): Pick<CommandContext, 'drain' | 'ki
       process.on(signal, () => {
         if (drain.signal.aborted) {
           kill.abort();
+          endSurely(SURELY_S);
           process.exit(128 + number);
         }
         drain.abort();

@@ -7,6 +7,7 @@ import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiv
 import { plainSegmentSize, RememberedSegmentSize } from './archiver/segment-size.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { Told } from './archiver/told.ts';
+import { KnownCatalogue } from './archiver/known-catalogue.ts';
 import type { ArchiveObserver, ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
@@ -29,7 +30,7 @@ import {
 import { createStrategy, type StrategyUse } from './server-storage.ts';
 import { isS3Location } from './config/values.ts';
 import { S3Error } from './storage/s3/s3-failure.ts';
-import type { ReadingKeys } from './storage/stored-content.ts';
+import { plainBytes, type ReadingKeys } from './storage/stored-content.ts';
 import type { WalStorageStrategy } from './storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
 import { walKind, type WalName } from './wal/wal-name.ts';
@@ -90,6 +91,8 @@ export interface OpenOptions extends StrategyUse {
   readonly observer?: ArchiveObserver | undefined;
   /** What earlier passes of this process told of files that stay. */
   readonly told?: Told | undefined;
+  /** The catalogues that this process has seen. */
+  readonly seenCatalogues?: Set<string> | undefined;
   /** Files of one pass at most, where the configuration sets no limit. */
   readonly batchLimit?: number | undefined;
 }
@@ -134,6 +137,12 @@ export function openServer(
     kill,
   });
   const inBackups = (file: string): string => join(options.backup_directory, file);
+  const knownCatalogue = new KnownCatalogue(
+    join(config.global.options.barman_home, `.${name}-catalogue.json`),
+    cataloguePath,
+    use.seenCatalogues ?? new Set(),
+    (problem) => logger.debug({ server: name }, problem),
+  );
   const errors = new ErrorsDirectory(options.errors_directory, inBackups('.errors'));
   const failures = new FailedPasses(inBackups('.archive-wal.json'), name, logger);
   const identity = new SystemIdentity(
@@ -142,7 +151,10 @@ export function openServer(
       find: async () =>
         identityIn(await newestHeader(catalogue, strategy, keys, logger)) ??
         (await fetchIdentity(postgresSettings(server), { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill })),
-      beforeRecording: () => catalogue.create(),
+      beforeRecording: async () => {
+        await catalogue.create();
+        await knownCatalogue.isThere();
+      },
     },
     logger,
   );
@@ -183,6 +195,10 @@ export function openServer(
     minFree: options.receive_wal_min_free,
     newestArchived: async () =>
       (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment')?.name ?? null,
+    readArchived: async (wal) => {
+      const stored = await strategy.read(wal);
+      return stored === null ? null : plainBytes(stored.bytes, keys);
+    },
     logger,
   };
   const archiverParts = {
@@ -222,6 +238,7 @@ export function openServer(
   ownDirectories.push(isLocal ? walsDirectory : catalogueDirectory);
   const deliveryDirectories = [options.incoming_wals_directory, options.streaming_wals_directory];
   async function makeDirectories(): Promise<void> {
+    await checkCatalogue();
     for (const path of [...ownDirectories, ...deliveryDirectories]) await makeOne(path);
   }
 
@@ -264,6 +281,28 @@ export function openServer(
     const [first, ...others] = faults;
     tell(others);
     if (first !== undefined) throw first;
+  }
+
+  /** Before anything is made or delivered where a file system may be missing. */
+  async function checkCatalogue(): Promise<void> {
+    // In this order: another delivery may be the first of all, and make it meanwhile.
+    const wasThere = await knownCatalogue.wasThere();
+    if (await catalogue.exists()) await knownCatalogue.isThere();
+    else if (wasThere) throw noCatalogue('though it had one');
+  }
+
+  /** An empty mount point looks like an empty archive, but for what stands beside it. */
+  function noCatalogue(though: string): WalwardenError {
+    const rebuild = `walwarden rebuild-xlogdb ${name}`;
+    return new WalwardenError(
+      'storage',
+      isLocal
+        ? `the archive ${walsDirectory} has no catalogue, ${though}`
+        : `${cataloguePath}, the catalogue of ${walsDirectory}, does not exist, ${though}`,
+      {
+        hint: isLocal ? `is its file system mounted? If it is: ${rebuild}` : `to make it from the bucket: ${rebuild}`,
+      },
+    );
   }
 
   const rememberedSize = new RememberedSegmentSize(inBackups('.segment-size.json'), identity.path, logger);
@@ -309,18 +348,9 @@ export function openServer(
     lockArchive,
     async checkThere() {
       await strategy.checkThere();
-      // An empty mount point looks like an empty archive, but for what stands beside it.
-      if ((await readIdentity(identity.path)) === null || (await catalogue.exists())) return;
-      const rebuild = `walwarden rebuild-xlogdb ${name}`;
-      throw new WalwardenError(
-        'storage',
-        isLocal
-          ? `the archive ${walsDirectory} has no catalogue, though ${identity.path} exists`
-          : `${cataloguePath}, the catalogue of ${walsDirectory}, does not exist, though ${identity.path} does`,
-        {
-          hint: isLocal ? `is its file system mounted? If it is: ${rebuild}` : `to make it from the bucket: ${rebuild}`,
-        },
-      );
+      const belongs = await readIdentity(identity.path);
+      await checkCatalogue();
+      if (belongs !== null && !(await catalogue.exists())) throw noCatalogue(`though ${identity.path} exists`);
     },
     async checkAbsent(names) {
       await this.checkThere();
@@ -337,11 +367,13 @@ export function openServer(
     segmentSize,
     async archive(verbose, onPass) {
       await using _lock = await remembered(async () => {
+        await checkCatalogue();
         for (const path of ownDirectories) await makeOne(path);
         return lockArchive();
       });
       // Under the lock, so that it tells of the last pass of all.
       await remembered(() => archiveUnderLock(verbose, onPass));
+      if (await catalogue.exists()) await knownCatalogue.isThere();
       if (drain?.aborted === true) return;
       await failures.succeeded();
       // While the endpoint answers: who wants to know it may come when it doesn't.

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fsyncDirectory, fsyncFile, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
@@ -117,6 +117,10 @@ async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): P
     return { result: 'same' };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { result: 'absent' }; // it moved on
+    // What can't be read back is no copy of it; what can't be looked at right now is no answer.
+    if (!isErrorCode(error, 'damaged') && !isErrorCode(error, 'incomplete-wal')) {
+      throw new WalwardenError('storage', `can't compare it with ${path}: ${messageOf(error)}`, { cause: error });
+    }
     return { result: 'different', reason: `${path} can't be compared with it: ${messageOf(error)}` };
   }
 }

@@ -57,7 +57,8 @@ export async function receiveFile(
       await handle.sync();
     });
   } catch (error) {
-    await unlinkIfThere(temporary);
+    // On a disk that lets nothing be removed either, the first failure is the one to tell.
+    await unlinkIfThere(temporary).catch(() => {});
     throw error;
   }
   return { temporary, size, sha256: sha256.digest('hex'), md5: md5 === null ? null : md5.digest('hex') };

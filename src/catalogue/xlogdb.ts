@@ -6,7 +6,7 @@ import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { readExtent, type XlogdbExtent } from './xlogdb-extent.ts';
 import { catalogueError, openCatalogue } from './xlogdb-file.ts';
-import { readLines, readTail, type XlogdbLine } from './xlogdb-lines.ts';
+import { containsText, readLines, readTail, type XlogdbLine } from './xlogdb-lines.ts';
 import { LockedXlogdb, type XlogdbLogger, type XlogdbMemory, type XlogdbSession } from './xlogdb-session.ts';
 
 export interface XlogdbOptions {
@@ -139,21 +139,23 @@ export class Xlogdb {
   /** What the catalogue says of one file; the last line counts, should there be several. */
   async find(name: WalName): Promise<WalFileInfo | undefined> {
     let found: WalFileInfo | undefined;
-    for await (const lines of this.#lines()) {
+    for await (const lines of this.#lines(name)) {
       for (const { info } of lines) if (info?.name === name) found = info;
     }
     return found;
   }
 
-  /** The catalogue, or the legacy one where only that exists, or nothing. */
-  async *#lines(): AsyncGenerator<readonly XlogdbLine[]> {
+  /** The catalogue, or the legacy one where only that exists, or nothing; nothing also where `wanted` does not stand in it. */
+  async *#lines(wanted?: WalName): AsyncGenerator<readonly XlogdbLine[]> {
     const { path, legacyPath } = this.#options;
     for (const candidate of [path, legacyPath]) {
       await using handle = await openCatalogue(candidate, 'read');
       if (handle === undefined) continue;
       try {
         // Up to where it ends now: what is appended meanwhile may be half a line.
-        yield* readLines(handle, (await handle.stat()).size);
+        const end = (await handle.stat()).size;
+        if (wanted !== undefined && !(await containsText(handle, wanted, end))) return;
+        yield* readLines(handle, end);
       } catch (error) {
         throw catalogueError(candidate, 'read', error);
       }

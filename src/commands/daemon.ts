@@ -5,6 +5,7 @@ import { connectServiceManager } from '../daemon/systemd.ts';
 import { acquireLock, type HeldLock } from '../durable/lock-file.ts';
 import { isErrorCode, WalwardenError } from '../errors.ts';
 import { checkHome } from '../home.ts';
+import { endSurely } from '../last-resort.ts';
 import { formatSpan } from '../words.ts';
 import type { CommandContext, Report } from './command.ts';
 import { ownProgram } from './detached.ts';
@@ -22,13 +23,27 @@ const LAST_WORDS_MS = 7_000;
 export async function daemon(context: CommandContext): Promise<Report> {
   const { config, logger, logsToFile, logLevel, drain } = context;
   const { barman_home: home, barman_lock_directory: locks } = config.global.options;
+  // From the first moment on: by default it would end us.
+  let running: Daemon | null = null;
+  let reloadAsked = false;
+  process.on('SIGHUP', () => {
+    reloadAsked = true;
+    void running?.reload();
+  });
   await checkHome(home);
   await using _lock = await lockDaemon(join(locks, '.walwarden-daemon.lock'));
   const cutOff = new AbortController();
   const kill = AbortSignal.any([context.kill, cutOff.signal]);
   setMaxListeners(0, kill);
   const level = logLevel === null ? [] : ['--log-level', logLevel];
-  const running = await Daemon.start(config, {
+  // Whoever reads what we say may go away; that ends nothing.
+  process.stderr.on('error', () => {});
+  if (process.env['UV_THREADPOOL_SIZE'] === undefined) {
+    logger.info(
+      'UV_THREADPOOL_SIZE is not set: a file system that does not answer, of any server, stops all of them once it holds 4 calls; start the daemon with UV_THREADPOOL_SIZE=32',
+    );
+  }
+  running = await Daemon.start(config, {
     command: (...args) => {
       const [program, ...own] = ownProgram(config);
       return [program, ...own, ...(logsToFile ? ['--detached'] : []), ...level, ...args];
@@ -39,21 +54,17 @@ export async function daemon(context: CommandContext): Promise<Report> {
     logger,
     kill,
   });
-  const reload = (): void => void running.reload();
-  process.on('SIGHUP', reload);
-  try {
-    await aborted(drain);
-    const timeoutMs = running.config.global.options.shutdown_timeout;
-    if (await inTime(running.stop(), timeoutMs)) return { text: '', json: undefined };
-    logger.error(
-      `not everything was finished within ${formatSpan(timeoutMs)} (shutdown_timeout): the rest is cut off; nothing is lost, the next start goes on with it`,
-    );
-    cutOff.abort();
-    await inTime(running.stop(), LAST_WORDS_MS);
-    return { text: '', json: undefined, exitCode: 1, abandons: true };
-  } finally {
-    process.off('SIGHUP', reload);
-  }
+  if (reloadAsked) void running.reload();
+  await aborted(drain);
+  const timeoutMs = running.config.global.options.shutdown_timeout;
+  if (await inTime(running.stop(), timeoutMs)) return { text: '', json: undefined, abandons: true };
+  logger.error(
+    `not everything was finished within ${formatSpan(timeoutMs)} (shutdown_timeout): the rest is cut off; nothing is lost, the next start goes on with it`,
+  );
+  endSurely(LAST_WORDS_MS / 1000 + 3);
+  cutOff.abort();
+  await inTime(running.stop(), LAST_WORDS_MS);
+  return { text: '', json: undefined, exitCode: 1, abandons: true };
 }
 
 async function lockDaemon(path: string): Promise<HeldLock> {

@@ -177,11 +177,17 @@ export const interval: ValueType<number> = {
   },
 };
 
+/** 24.8 days; a timer that is set to more than this goes off at once. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
 /** A span of time in milliseconds; a plain number counts seconds, as in Barman's options of this kind. */
 export const seconds: ValueType<number> = {
   kind: 'duration',
   expected: 'a number of seconds, or a number and a unit: ms, s, min, HOURS, DAYS or WEEKS',
-  parse: (value) => interval.parse(/^\d+$/.test(value) ? `${value} s` : value),
+  parse: (value) => {
+    const found = interval.parse(/^\d+$/.test(value) ? `${value} s` : value);
+    return found === undefined ? undefined : Math.min(found, LONGEST_TIMER_MS);
+  },
 };
 
 /** A time to wait: {@link seconds}, but more than none, which would be for ever. */

@@ -111,7 +111,7 @@ export class ArchiveLoop {
       this.#server ??= this.#settings.open();
       await this.#server.archive(false, (pass) => passes.push(pass));
     } catch (error) {
-      return this.#failed(error, passes, drain);
+      return this.#failed(error, passes, before, drain);
     } finally {
       this.#lastPass = Date.now();
       this.#waiting = passes.reduce((sum, { waiting }) => sum + waiting, 0);
@@ -124,19 +124,24 @@ export class ArchiveLoop {
     return { next: 'when-woken', unfinished: passes.some(({ incomplete, overdue }) => incomplete > overdue.length) };
   }
 
-  async #failed(cause: unknown, passes: readonly ArchiveSummary[], drain: AbortSignal): Promise<PassEnd> {
+  async #failed(
+    cause: unknown,
+    passes: readonly ArchiveSummary[],
+    before: ArchivingState['state'],
+    drain: AbortSignal,
+  ): Promise<PassEnd> {
     const { server, logger, onFailure, pollMs } = this.#settings;
     if (isErrorCode(cause, 'locked')) {
-      if (this.#phase !== 'elsewhere')
-        logger.debug({ server }, `another process archives for ${server}: ${cause.message}`);
+      if (before !== 'elsewhere') logger.debug({ server }, `another process archives for ${server}: ${cause.message}`);
       this.#phase = 'elsewhere';
       return { next: 'later', inMs: ELSEWHERE_MS };
     }
-    await this.#close();
+    // Where WAL arrives, nothing is to blame that we remember.
+    if (!isErrorCode(cause, 'source')) await this.#close();
     if (drain.aborted && isErrorCode(cause, 'aborted')) return { next: 'at-once' };
     const error = cause instanceof WalwardenError ? cause : new WalwardenError('internal', messageOf(cause), { cause });
     // One of two archivers may go on: what it archived comes as soon as ever.
-    const partly = passes.some(didSomething);
+    const partly = passes.some(({ archived }) => archived.length > 0);
     const inMs = partly
       ? 0
       : Math.min(retryDelayMs(this.#failures, Math.random()), passes.length > 0 ? pollMs : Infinity);
@@ -179,7 +184,8 @@ export class ArchiveLoop {
       await this.#sleep(Math.min(until - now, this.#woken ? pause() - rested : Infinity), drain, !this.#woken);
     }
     // After a quiet time, whatever comes is looked at at once.
-    this.#inVain = performance.now() - this.#endedAt > LAST_PAUSE_MS ? 0 : this.#inVain + 1;
+    const quiet = performance.now() - this.#endedAt > LAST_PAUSE_MS;
+    this.#inVain = this.#woken && quiet ? 0 : this.#inVain + 1;
   }
 
   /** Sees to it that arrivals are told. True when they are from now on, and were not before. */

@@ -14,8 +14,14 @@ export interface DaemonParts extends Omit<RunnerParts, 'metrics'> {
   readonly serviceManager: ServiceManager;
 }
 
-/** Requests under way get so many milliseconds when HTTP begins anew. */
-const HTTP_RESTART_MS = 5_000;
+/** Requests under way get so many milliseconds when HTTP moves to another address. */
+const HTTP_RESTART_MS = 60_000;
+
+/** Whoever asked a server before a reload has so many milliseconds to be answered. */
+const RETIRED_MS = 60_000;
+
+/** When a reload waits longer than this for the files that a server has in hand, the log says so. */
+const RELOAD_PATIENCE_MS = 10_000;
 
 /** The servers of a configuration at work, and HTTP. */
 export class Daemon implements DaemonView {
@@ -23,7 +29,11 @@ export class Daemon implements DaemonView {
   readonly #parts: DaemonParts;
   #config: WalwardenConfig;
   readonly #runners = new Map<string, ServerRunner>();
+  /** Stopped by a reload, and not closed yet. */
+  readonly #retired = new Set<ServerRunner>();
   #http: HttpServer | null = null;
+  /** Resolves once the one before, at another address, is closed. */
+  #oldHttp: Promise<void> = Promise.resolve();
   #phase: DaemonView['phase'] = 'starting';
   /** Reloads and the stop come one after the other. */
   #work: Promise<void> = Promise.resolve();
@@ -38,7 +48,7 @@ export class Daemon implements DaemonView {
   static async start(config: WalwardenConfig, parts: DaemonParts): Promise<Daemon> {
     const daemon = new Daemon(config, parts);
     for (const warning of config.warnings) parts.logger.debug(warning.message);
-    await daemon.#startHttp(config);
+    daemon.#http = await daemon.#startHttp(config);
     for (const server of config.servers.values()) daemon.#add(server);
     daemon.#phase = 'running';
     parts.logger.info(`walwarden ${ownVersion()} ${daemon.#summary}`);
@@ -83,6 +93,11 @@ export class Daemon implements DaemonView {
     });
   }
 
+  /** Asked anew after whatever was waited for. */
+  get #isStopping(): boolean {
+    return this.#phase === 'stopping';
+  }
+
   /** Finishes what is in hand, and closes everything. May be called again. Never rejects. */
   stop(): Promise<void> {
     this.#phase = 'stopping';
@@ -93,12 +108,16 @@ export class Daemon implements DaemonView {
   async #stopAll(): Promise<void> {
     const { logger, serviceManager } = this.#parts;
     logger.info('asked to stop: finishing what is in hand');
-    await serviceManager.stopping();
-    // A reload that is under way starts things, which would be left behind.
-    await this.#work;
     const runners = [...this.#runners.values()];
-    await Promise.all([this.#closeHttp(this.kill), ...runners.map((runner) => runner.stop())]);
-    await this.#close(runners);
+    const http = this.#http;
+    const ended = Promise.all([http?.close(this.kill), ...runners.map((runner) => runner.stop())]);
+    await serviceManager.stopping();
+    await ended;
+    // A reload may have been under way; it starts nothing any more.
+    await this.#work;
+    if (this.#http !== http) await this.#http?.close(this.kill);
+    await this.#oldHttp;
+    await this.#close([...runners, ...this.#retired]);
     await serviceManager.close();
     logger.info('stopped');
   }
@@ -114,6 +133,16 @@ export class Daemon implements DaemonView {
   async #readAgain(): Promise<WalwardenConfig> {
     const config = await loadConfig(this.#config.file);
     const { logger } = this.#parts;
+    for (const option of ['barman_home', 'barman_lock_directory'] as const) {
+      if (config.global.options[option] === this.#config.global.options[option]) continue;
+      throw new WalwardenError('config', `${option} can't be changed while the daemon runs`, {
+        hint: 'restart it: its own lock lies there',
+      });
+    }
+    for (const option of ['log_file', 'log_level'] as const) {
+      if (config.global.options[option] === this.#config.global.options[option]) continue;
+      logger.warn(`${option} has changed: that takes effect when the daemon is restarted`);
+    }
     for (const server of config.servers.values()) {
       const before = this.#config.servers.get(server.name)?.problems.map(({ message }) => message) ?? [];
       const [problem] = server.problems.filter(({ message }) => !before.includes(message));
@@ -125,21 +154,15 @@ export class Daemon implements DaemonView {
 
   async #apply(config: WalwardenConfig): Promise<void> {
     const { logger } = this.#parts;
-    const before = this.#config;
-    // First what can fail.
-    await this.#closeHttp(AbortSignal.any([this.kill, AbortSignal.timeout(HTTP_RESTART_MS)]));
-    try {
-      await this.#startHttp(config);
-    } catch (error) {
-      await this.#startHttp(before);
-      throw error;
-    }
-    const all = !isDeepStrictEqual(ofEveryServer(before), ofEveryServer(config));
+    // First what can fail: nothing is changed then.
+    await this.#updateHttp(config);
+    if (this.#isStopping) return;
     const leaving = [...this.#runners.values()].filter(({ name, config: old }) => {
       const next = config.servers.get(name);
-      return all || next === undefined || !isSame(old, next);
+      return next === undefined || !isSame(old, next);
     });
-    await Promise.all(leaving.map((runner) => runner.stop()));
+    await this.#stopPatiently(leaving);
+    if (this.#isStopping) return;
     this.#config = config;
     for (const { name } of leaving) {
       this.#runners.delete(name);
@@ -147,7 +170,7 @@ export class Daemon implements DaemonView {
     }
     const coming = [...config.servers.values()].filter(({ name }) => !this.#runners.has(name));
     for (const server of coming) this.#add(server);
-    await this.#close(leaving);
+    for (const runner of leaving) this.#retire(runner);
     const names = (servers: readonly { readonly name: string }[]): string => servers.map(({ name }) => name).join(', ');
     const removed = leaving.filter(({ name }) => !config.servers.has(name));
     const changes = [
@@ -169,22 +192,38 @@ export class Daemon implements DaemonView {
     runner.start();
   }
 
-  async #startHttp({ global }: WalwardenConfig): Promise<void> {
-    const { http_listen: listen, http_tls_cert_file, http_tls_key_file, http_tokens_file } = global.options;
-    if (listen === 'off') return;
-    const settings: HttpSettings = {
-      listen,
-      tlsCertFile: http_tls_cert_file,
-      tlsKeyFile: http_tls_key_file,
-      tokensFile: http_tokens_file,
-    };
-    this.#http = await startHttpServer(settings, () => this, this.#parts.logger);
+  async #startHttp(config: WalwardenConfig): Promise<HttpServer | null> {
+    const settings = httpSettings(config);
+    if (settings === null) return null;
+    return startHttpServer(settings, new Set(config.servers.keys()), () => this, this.#parts.logger);
   }
 
-  async #closeHttp(kill: AbortSignal): Promise<void> {
-    const closing = this.#http;
-    this.#http = null;
-    await closing?.close(kill);
+  /** Certificate and tokens are read anew; the requests under way go on. Throws `config` when that can't be. */
+  async #updateHttp(config: WalwardenConfig): Promise<void> {
+    const settings = httpSettings(config);
+    const before = this.#http;
+    if (before !== null && settings !== null && (await before.update(settings, new Set(config.servers.keys())))) return;
+    this.#http = await this.#startHttp(config);
+    // The reload doesn't wait for the clients that it serves.
+    this.#oldHttp = before?.close(AbortSignal.any([this.kill, AbortSignal.timeout(HTTP_RESTART_MS)])) ?? this.#oldHttp;
+  }
+
+  async #stopPatiently(runners: readonly ServerRunner[]): Promise<void> {
+    const waiting = new Set(runners.map(({ name }) => name));
+    const timer = setTimeout(() => {
+      this.#parts.logger.warn(`the reload waits for files in hand of ${[...waiting].join(', ')}`);
+    }, RELOAD_PATIENCE_MS);
+    await Promise.all(runners.map((runner) => runner.stop().then(() => waiting.delete(runner.name))));
+    clearTimeout(timer);
+  }
+
+  /** Closes it when those who asked it are answered. */
+  #retire(runner: ServerRunner): void {
+    this.#retired.add(runner);
+    const close = (): void => {
+      if (this.#retired.delete(runner)) void this.#close([runner]);
+    };
+    setTimeout(close, RETIRED_MS).unref();
   }
 
   async #close(runners: readonly ServerRunner[]): Promise<void> {
@@ -206,6 +245,13 @@ export class Daemon implements DaemonView {
   }
 }
 
+/** Null where nothing is served. */
+function httpSettings({ global }: WalwardenConfig): HttpSettings | null {
+  const { http_listen: listen, http_tls_cert_file, http_tls_key_file, http_tokens_file } = global.options;
+  if (listen === 'off') return null;
+  return { listen, tlsCertFile: http_tls_cert_file, tlsKeyFile: http_tls_key_file, tokensFile: http_tokens_file };
+}
+
 /** What makes a server another one. */
 function isSame(a: ServerConfig, b: ServerConfig): boolean {
   const facts = ({ active, disabled, passive, problems, options }: ServerConfig): unknown => ({
@@ -216,10 +262,4 @@ function isSame(a: ServerConfig, b: ServerConfig): boolean {
     options,
   });
   return isDeepStrictEqual(facts(a), facts(b));
-}
-
-/** What each server takes from `[barman]` beside its own options. */
-function ofEveryServer({ global }: WalwardenConfig): unknown {
-  const { barman_home, barman_lock_directory, log_file } = global.options;
-  return { barman_home, barman_lock_directory, log_file };
 }

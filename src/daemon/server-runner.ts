@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import type { ServerConfig, WalwardenConfig } from '../config/config.ts';
 import { Told } from '../archiver/told.ts';
+import { WalwardenError } from '../errors.ts';
 import type { Logger } from '../logging.ts';
 import { PATIENCE_FOR_POSTGRES, serverLock } from '../server-settings.ts';
 import { openServer, type Server } from '../server.ts';
@@ -38,6 +39,8 @@ export class ServerRunner implements ServerView {
   readonly #receiver: ReceiverChild | null;
   #running: Promise<unknown> = Promise.resolve();
   #used: Server | null = null;
+  #isClosed = false;
+  readonly #seenCatalogues = new Set<string>();
 
   constructor(global: WalwardenConfig, config: ServerConfig, parts: RunnerParts) {
     this.name = config.name;
@@ -59,8 +62,13 @@ export class ServerRunner implements ServerView {
   }
 
   use(): Server {
+    if (this.#isClosed) throw new WalwardenError('aborted', `server ${this.name} was configured anew`);
     const { logger, kill } = this.#parts;
-    return (this.#used ??= openServer(this.#global, this.config, logger, { patience: PATIENCE_FOR_POSTGRES, kill }));
+    return (this.#used ??= openServer(this.#global, this.config, logger, {
+      patience: PATIENCE_FOR_POSTGRES,
+      kill,
+      seenCatalogues: this.#seenCatalogues,
+    }));
   }
 
   start(): void {
@@ -76,6 +84,7 @@ export class ServerRunner implements ServerView {
 
   /** To be called when nobody uses what {@link use} gave. */
   async close(): Promise<void> {
+    this.#isClosed = true;
     const used = this.#used;
     this.#used = null;
     await used?.[Symbol.asyncDispose]();
@@ -98,6 +107,7 @@ export class ServerRunner implements ServerView {
           kill,
           observer,
           told,
+          seenCatalogues: this.#seenCatalogues,
           resident: true,
           batchLimit: PASS_FILES,
         }),

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { errnoOf, messageOf } from '../errors.ts';
 import type { Logger } from '../logging.ts';
 
@@ -97,7 +97,12 @@ class Notifier {
 /** Why it failed; null when it didn't. It ends once systemd has taken the message: one of a process that is gone is lost. */
 function runNotify(assignments: readonly string[], env: NodeJS.ProcessEnv): Promise<string | null> {
   return new Promise((resolve) => {
-    const child = spawn('systemd-notify', assignments, { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    let child: ChildProcess;
+    try {
+      child = spawn('systemd-notify', assignments, { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    } catch (error) {
+      return resolve(messageOf(error));
+    }
     let said = '';
     let late = false;
     const timer = setTimeout(() => {
@@ -108,11 +113,12 @@ function runNotify(assignments: readonly string[], env: NodeJS.ProcessEnv): Prom
       clearTimeout(timer);
       resolve(trouble);
     };
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
+    // First of all: nobody may be left to hear it, and without descriptors there are no streams.
     child.once('error', (error) => {
       const missing = errnoOf(error) === 'ENOENT';
       end(missing ? 'the program systemd-notify is not in PATH; install package systemd' : messageOf(error));
     });
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => (said += text));
     child.once('close', (status, signal) => {
       if (status === 0) return end(null);
       const how = late ? `gave no answer within ${PATIENCE_MS / 1000} s` : `ended with ${signal ?? `status ${status}`}`;

@@ -1,11 +1,11 @@
 import { constants } from 'node:fs';
-import { copyFile, open, readdir, rename, stat, type FileHandle } from 'node:fs/promises';
+import { copyFile, open, readdir, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fsyncDirectory, makeDirectory, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { PostgresError } from '../postgres/failure.ts';
 import { claimPath } from '../storage/claim.ts';
-import { walName } from '../wal/wal-name.ts';
+import { walName, type WalName } from '../wal/wal-name.ts';
 import { endOfContent, hasContentAt, haveSamePrefix } from './partial-content.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import type { StreamingStart } from './streaming-directory.ts';
@@ -15,7 +15,10 @@ import type { StreamingStart } from './streaming-directory.ts';
 // before, and what it had sent may be the only copy of commits that somebody was told of. So a copy is kept until the
 // new bytes have passed its end, and then compared.
 
-type KeptSettings = Pick<ReceiverSettings, 'server' | 'streamingDirectory' | 'reportPath' | 'errors' | 'logger'>;
+type KeptSettings = Pick<
+  ReceiverSettings,
+  'server' | 'streamingDirectory' | 'reportPath' | 'errors' | 'readArchived' | 'logger'
+>;
 
 /** How a copy compares with what was received since; null: not enough was. */
 type Comparison = 'same' | 'differs' | null;
@@ -71,6 +74,11 @@ export async function settleKept(settings: KeptSettings, start: StreamingStart |
     if (verdict === 'differs') throw keptDiffers(settings, await markDifferent(directory, entry));
     if (verdict === 'same' && entry !== start?.file.entry) await unlinkIfThere(path);
     if (verdict !== 'gone') continue;
+    // The archiver was quicker than our look.
+    if (await isArchived(settings, entry)) {
+      await unlinkIfThere(path);
+      continue;
+    }
     const reason = 'receive-wal was killed before it had compared this with what the server sent again';
     const moved = await errors.take(path, entry, 'unknown', reason);
     logger.warn(
@@ -194,7 +202,7 @@ function isLater(entry: string, partial: string): boolean {
 /** In the place of what is kept: still partial, complete, or claimed by the archiver; `gone`: none of these. */
 async function compareByName(settings: KeptSettings, entry: string): Promise<'same' | 'shorter' | 'differs' | 'gone'> {
   const { streamingDirectory } = settings;
-  const complete = walName(entry.slice(0, -'.partial'.length), 'the receiver');
+  const complete = completeName(entry);
   const partial = join(streamingDirectory, entry);
   const delivered = join(streamingDirectory, complete);
   for (const path of [partial, delivered, claimPath(delivered, complete)]) {
@@ -209,11 +217,29 @@ async function compareByName(settings: KeptSettings, entry: string): Promise<'sa
   return 'gone';
 }
 
+/** Whether the archive has the segment, and in it all that is kept. */
+async function isArchived(settings: KeptSettings, entry: string): Promise<boolean> {
+  const { server, logger } = settings;
+  try {
+    const archived = await settings.readArchived?.(completeName(entry));
+    const kept = await readFile(join(directoryOf(settings), entry));
+    return archived?.subarray(0, kept.length).equals(kept) ?? false;
+  } catch (error) {
+    logger.debug({ server, file: entry }, `can't compare what is kept of ${entry}: ${messageOf(error)}`);
+    return false;
+  }
+}
+
 async function markDifferent(directory: string, entry: string): Promise<string> {
   const marked = join(directory, `${entry}${DIFFERS}`);
   await rename(join(directory, entry), marked);
   await fsyncDirectory(directory);
   return marked;
+}
+
+/** The segment's name, once it is whole. */
+function completeName(entry: string): WalName {
+  return walName(entry.slice(0, -'.partial'.length), 'the receiver');
 }
 
 async function keptEntries(directory: string): Promise<string[]> {

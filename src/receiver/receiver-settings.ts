@@ -22,5 +22,7 @@ export interface ReceiverSettings {
   readonly minFree: number | null;
   /** The newest segment of the catalogue; without it a gap before the first position can't be told. */
   readonly newestArchived?: () => Promise<WalName | null>;
+  /** The plain bytes of an archived segment; null when it isn't archived. Throws when that can't be told. */
+  readonly readArchived?: (name: WalName) => Promise<Buffer | null>;
   readonly logger: Logger;
 }

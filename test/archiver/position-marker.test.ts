@@ -1,4 +1,4 @@
-import { readdir, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { isRemembered, MarkerMemory } from '../../src/archiver/position-marker.ts';
@@ -68,3 +68,13 @@ test('a file is known only when nothing of it changed', () => {
   }
   expect(isRemembered([other], file)).toBe(false);
 });
+
+test('what can’t be written is remembered by this process, which would compare it for ever', () =>
+  withTempDir(async (directory) => {
+    const memory = new MarkerMemory(join(directory, 'gone', 'marker.json'));
+    await expect(memory.write([file])).rejects.toThrow();
+    expect(await memory.read()).toEqual([file]);
+    await mkdir(join(directory, 'gone'));
+    await memory.write([other]);
+    expect(await memory.read()).toEqual([other]);
+  }));

@@ -208,8 +208,8 @@ describe('what cron says', () => {
       expect(JSON.parse(first.stderr)).toMatchObject({
         msg: `log_file is not set: what cron starts in the background logs to ${cron.at('walwarden.log')}`,
       });
-      await cron.archived();
-      expect(await cron.log()).toContain(`"msg":"archived ${wal.name}"`);
+      await until('the log to tell of it', async () => (await cron.log()).includes(`"msg":"archived ${wal.name}"`));
+      await cron.idle();
       expect(await cron.cron(['-q'])).toMatchObject({ status: 0, stdout: '', stderr: '' });
       await cron.archived();
     }));

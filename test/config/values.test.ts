@@ -41,6 +41,8 @@ describe.each([
       ['30', 30_000],
       ['0', 0],
       ['5 min', 300_000],
+      // What a timer takes: with one more it would go off at once.
+      ['30 DAYS', 2 ** 31 - 1],
     ],
     ['-1', '1.5', 'soon'],
   ],

@@ -1,10 +1,11 @@
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { namesIn } from '../commands/with-server.ts';
 import { ensureBuilt, writeConfig } from '../support/cli.ts';
 import { makeWal } from '../support/make-wal.ts';
-import { withDaemon, type RunningDaemon } from '../support/running-daemon.ts';
+import { RunningDaemon, withDaemon } from '../support/running-daemon.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 
 beforeAll(ensureBuilt);
@@ -34,6 +35,22 @@ async function reload(daemon: RunningDaemon, answer: RegExp): Promise<string> {
   const said = fromNow(daemon);
   daemon.process.kill('SIGHUP');
   return daemon.waitsFor(String(answer), () => (answer.test(said()) ? said() : false));
+}
+
+/** Begins a download that waits to be read; resolves to its reading. */
+function startSlowly(daemon: RunningDaemon, path: string): Promise<() => Promise<Buffer>> {
+  return new Promise((resolve, reject) => {
+    request({ socketPath: daemon.socket, path, agent: false }, (response) => {
+      response.pause();
+      resolve(async () => {
+        const chunks: Buffer[] = [];
+        for await (const chunk of response) chunks.push(Buffer.from(chunk));
+        return Buffer.concat(chunks);
+      });
+    })
+      .on('error', reject)
+      .end();
+  });
 }
 
 const ZSTD = Buffer.from([0x28, 0xb5, 0x2f, 0xfd]);
@@ -109,6 +126,56 @@ describe('SIGHUP', () => {
       });
     }),
   );
+
+  test('may come while the daemon starts', () =>
+    withTempDir(async (home) => {
+      const config = await writeConfig(home, { servers: { main: {} } });
+      const daemon = new RunningDaemon(config, home);
+      try {
+        await daemon.waitsFor('its lock', async () => (await namesIn(home)).includes('.walwarden-daemon.lock'));
+        daemon.process.kill('SIGHUP');
+        await daemon.says(/the configuration was reloaded/);
+        await daemon.ready();
+        expect(await daemon.stop()).toEqual({ status: 0, signal: null });
+      } finally {
+        await daemon.dispose();
+      }
+    }));
+
+  test('does not interrupt HTTP: a slow download goes on, and no request is refused', () =>
+    withTempDir(async (home) => {
+      const config = await writeConfig(home, { servers: { main: {} } });
+      await withDaemon(config, home, async (daemon) => {
+        const path = await deliver(home, 'main', 1);
+        const bytes = await isArchived(daemon, path);
+        const slow = await startSlowly(daemon, `/servers/main/wal/${path.slice(-24)}`);
+        for (let time = 0; time < 5; time += 1) {
+          const reloaded = reload(daemon, /the configuration was reloaded/);
+          for (let asked = 0; asked < 20; asked += 1) expect((await daemon.ask('/livez')).status).toBe(200);
+          await reloaded;
+        }
+        const stopped = daemon.stop();
+        expect((await slow()).equals(bytes)).toBe(true);
+        expect(await stopped).toEqual({ status: 0, signal: null });
+      });
+    }));
+
+  test('that waits for a hook script of one server delays neither the others nor the end', () =>
+    withTempDir(async (home) => {
+      const servers = { slow: { post_archive_script: 'sleep 60' }, quick: {} };
+      const config = await writeConfig(home, { global: { shutdown_timeout: '3 s' }, servers });
+      await withDaemon(config, home, async (daemon) => {
+        await isArchived(daemon, await deliver(home, 'slow', 1));
+        await writeConfig(home, {
+          global: { shutdown_timeout: '3 s' },
+          servers: { ...servers, slow: { ...servers.slow, compression: 'zstd' } },
+        });
+        daemon.process.kill('SIGHUP');
+        await isArchived(daemon, await deliver(home, 'quick', 1));
+        expect(await daemon.stop()).toEqual({ status: 1, signal: null });
+        expect(daemon.stderr).not.toContain('started with what is new');
+      });
+    }));
 
   test('may come many times in a row', () =>
     withTempDir(async (home) => {

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdir, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -59,7 +60,7 @@ describe('the daemon', () => {
         }
         await arrives(daemon, server, [name]);
       });
-      expect(await readFile(join(server.wals, name.slice(0, 16), name))).toEqual(bytes);
+      expect((await readFile(join(server.wals, name.slice(0, 16), name))).equals(bytes)).toBe(true);
     }));
 
   test('looks again every archiver_poll_interval, where nobody tells of an arrival', () =>
@@ -143,6 +144,98 @@ describe('the daemon', () => {
       const { status, stderr } = await runCli(['daemon'], { config: join(server.home, 'gone.conf') });
       expect({ status, stderr }).toMatchObject({ status: 1, stderr: expect.stringContaining('barman_home') });
       expect(await namesIn(server.home)).not.toContain('gone');
+    }));
+
+  test('does not archive into the mount point of an archive that is not mounted', () =>
+    withServer({ archiver_poll_interval: '50 ms' }, async (server) => {
+      const [first, second] = [makeWal({ segment: 1 }), makeWal({ segment: 2 })];
+      const path = (name: string): string => `/servers/main/wal/${name}`;
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await deliver(server, first);
+        await arrives(daemon, server, [first.name]);
+        await rename(server.wals, `${server.wals}.unmounted`);
+        await mkdir(server.wals, { mode: 0o700 });
+        await deliver(server, second);
+        expect((await daemon.says(/archiving of main failed/)).msg).toContain('has no catalogue');
+        expect(await namesIn(server.wals)).toEqual([]);
+        expect(await namesIn(server.incoming)).toEqual([second.name]);
+        expect((await daemon.ask(path(first.name))).status).toBe(503);
+        expect((await server.cli(['get-wal', 'main', first.name])).status).toBe(200);
+        await rm(server.wals, { recursive: true });
+        await rename(`${server.wals}.unmounted`, server.wals);
+        await daemon.waitsFor('the second', async () => (await archived(server)).includes(second.name), 90_000);
+        expect((await daemon.ask(path(first.name))).body.equals(first.bytes)).toBe(true);
+        expect((await daemon.ask(path(makeWal({ segment: 3 }).name))).status).toBe(404);
+      });
+    }));
+
+  test('an archive whose catalogue was removed is catalogued anew, and goes on', () =>
+    withServer({}, async (server) => {
+      await deliver(server, makeWal({ segment: 1 }));
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      await rm(join(server.wals, 'main-xlog.db'));
+      await deliver(server, makeWal({ segment: 2 }));
+      const refused = await server.cli(['archive-wal', 'main']);
+      expect(refused).toMatchObject({ status: 1, stderr: expect.stringContaining('walwarden rebuild-xlogdb main') });
+      expect((await server.cli(['rebuild-xlogdb', 'main'])).status).toBe(0);
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+      expect(await archived(server)).toEqual([makeWal({ segment: 1 }).name, makeWal({ segment: 2 }).name]);
+    }));
+
+  test('notices that another process made the archive another cluster’s', () =>
+    withServer(NO_POLL, async (server) => {
+      const [first, second, other] = [
+        makeWal({ segment: 1 }),
+        makeWal({ segment: 2 }),
+        makeWal({ segment: 3, systemIdentifier: 7_000_000_000_000_000_001n }),
+      ];
+      await withDaemon(server.config, server.home, async (daemon) => {
+        await deliver(server, first);
+        await arrives(daemon, server, [first.name]);
+        const identity = join(server.home, 'main', 'identity.json');
+        const text = (await readFile(identity, 'utf8')).replace(/\d{19}/, '7000000000000000001');
+        await writeFile(`${identity}.new`, text);
+        await rename(`${identity}.new`, identity);
+        await deliver(server, second);
+        await daemon.waitsFor('the old cluster’s in errors', async () => (await namesIn(server.errors)).length === 1);
+        await deliver(server, other);
+        await arrives(daemon, server, [other.name]);
+        expect(await archived(server)).toEqual([first.name, other.name]);
+      });
+    }));
+
+  test('lives on when nobody reads its stderr any more', () =>
+    withServer(
+      { streaming_archiver: 'on', conninfo: 'host=127.0.0.1 port=1 user=nobody', slot_name: 'walwarden' },
+      async (server) => {
+        const { name, bytes } = makeWal({});
+        await withDaemon(server.config, server.home, async (daemon) => {
+          await daemon.says(/started receive-wal of main/);
+          daemon.process.stderr?.destroy();
+          // Its receive-wal has something to say now and then.
+          await daemon.waitsFor('the child to be heard', async () => (await daemon.ask('/servers')).status === 200);
+          await writeFile(join(server.incoming, name), bytes);
+          await arrives(daemon, server, [name]);
+          for (let time = 0; time < 20; time += 1) {
+            await delay(100);
+            expect(daemon.hasEnded).toBe(false);
+          }
+        });
+      },
+    ));
+
+  test('ends, though a file system does not answer a look at it', () =>
+    withServer({}, async (server) => {
+      await withDaemon(server.config, server.home, async (daemon) => {
+        // Whoever opens it waits for a writer, for ever.
+        execFileSync('mkfifo', [join(server.home, 'main', '.receive-wal.json')]);
+        expect((await daemon.ask('/metrics')).status).toBe(200);
+        const { status, signal } = await daemon.stop();
+        // Killed by itself when a thread keeps it.
+        expect([0, 'SIGKILL']).toContain(signal ?? status);
+        await daemon.ended;
+        expect(daemon.log.at(-1)?.msg).toBe('stopped');
+      });
     }));
 
   test('goes on when its archive is gone, says so once, and archives when it is back', () =>

@@ -106,8 +106,9 @@ function withReader<T>(
     await reader.configure(server);
     // What PostgreSQL writes into is there before the first pass, which would make it.
     for (const path of ['main', 'main/incoming']) await pg.makeDirectory(join(reader.home, path));
-    const [command = ''] = await blocksOf('archive_command and restore_command');
-    const archiveCommand = /^archive_command = '(cp .*)'$/m.exec(command)?.[1] ?? '';
+    const commands = (await blocksOf('archive_command and restore_command')).join('\n');
+    const archiveCommand = /^archive_command = '(cp .*)'$/m.exec(commands)?.[1];
+    if (archiveCommand === undefined) throw new Error('the README has no archive_command with cp');
     await pg.configure({ archive_mode: 'on', archive_command: reader.adapted(archiveCommand), wal_keep_size: '1GB' });
     await pg.start();
     return await body(reader);

@@ -76,6 +76,7 @@ export async function withFaultHome<T>(
         produced.clear();
         staying.clear();
         await rm(join(home.home, home.server), { recursive: true });
+        await rm(join(home.home, `.${home.server}-catalogue.json`), { force: true });
         for (const path of [home.incoming, home.streaming, home.wals, home.errors])
           await mkdir(path, { recursive: true });
       },

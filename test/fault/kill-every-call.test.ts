@@ -44,7 +44,7 @@ interface Point {
   readonly n: number;
 }
 
-const HOLDS_PID = /\.\d+\.tmp$/;
+const HOLDS_PID = /\.\d+(?:-\d+)?\.tmp$/;
 /** Node itself makes the others too, and not always as many; gpg makes these as well. */
 const COUNTABLE = ['fsync', 'link', 'unlink', 'rename'];
 

@@ -8,6 +8,7 @@ export type RequestErrorCode =
   | 'method-not-allowed'
   | 'too-large'
   | 'unsupported' // an encoding that we don't undo
+  | 'busy' // too many wait already
   | 'stopping';
 
 /** An answer that is no success. */

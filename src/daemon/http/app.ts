@@ -1,19 +1,22 @@
 import type { Server } from 'node:http';
 import type { SecureContextOptions } from 'node:tls';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Logger } from '../../logging.ts';
 import { asHttpError, errorBody, HttpError } from './answers.ts';
 import { Connections } from './connections.ts';
 import type { HttpContext } from './context.ts';
 import { createGate } from './gate.ts';
 import { addGetRoute } from './get-route.ts';
-import { LINGER_MS, MAX_PARAMETER_LENGTH, RETRY_AFTER_S } from './limits.ts';
+import { LINGER_MS, MAX_PARAMETER_LENGTH, REFUSAL_EVERY_MS, RETRY_AFTER_S } from './limits.ts';
 import { addPutRoute } from './put-route.ts';
 import { createRawServer, refuseGarbage } from './raw-server.ts';
+import { RefusedClients } from './refused-clients.ts';
 import { addStateRoutes } from './state-routes.ts';
 import type { Tokens } from './tokens.ts';
 
 export interface AppSettings {
-  readonly tokens: Tokens | null;
+  /** Asked anew for each request. */
+  readonly tokens: () => Tokens | null;
   readonly isSocket: boolean;
   readonly tls: SecureContextOptions | null;
 }
@@ -29,13 +32,15 @@ export interface App {
   readonly server: Server;
   readonly connections: Connections;
   readonly routes: readonly RouteFacts[];
+  /** Connections that come from now on see this certificate; only where TLS is spoken. */
+  readonly renew: (tls: SecureContextOptions) => void;
 }
 
 /** Everything that answers, ready to listen. */
 export async function createApp({ tokens, isSocket, tls }: AppSettings, context: HttpContext): Promise<App> {
   // It takes half a second, which nobody has to wait for who serves no HTTP.
   const { fastify } = await import('fastify');
-  const server = createRawServer(tls);
+  const { server, renew } = createRawServer(tls);
   const connections = new Connections(server, tls !== null);
   const app = fastify({
     serverFactory: (handler) => server.on('request', handler),
@@ -44,6 +49,7 @@ export async function createApp({ tokens, isSocket, tls }: AppSettings, context:
     routerOptions: { maxParamLength: MAX_PARAMETER_LENGTH },
   });
   const routes: RouteFacts[] = [];
+  const refused = new RefusedClients(REFUSAL_EVERY_MS);
   app.addHook('onRoute', ({ method, url, config }) => {
     if (config?.answers === undefined) return;
     for (const one of [method].flat()) routes.push({ method: one, url, answers: config.answers });
@@ -58,7 +64,7 @@ export async function createApp({ tokens, isSocket, tls }: AppSettings, context:
   app.addHook('onResponse', async (request, reply) => count(request, reply, context));
   app.setErrorHandler((error, request, reply) => {
     const told = asHttpError(error);
-    logFailure(told, error, request, context);
+    logFailure(told, error, request, context.logger, refused);
     return sendError(told, reply);
   });
   app.setNotFoundHandler(() => {
@@ -71,7 +77,7 @@ export async function createApp({ tokens, isSocket, tls }: AppSettings, context:
   addPutRoute(app, context);
   refuseOtherMethods(app, routes);
   await app.ready();
-  return { server, connections, routes };
+  return { server, connections, routes, renew };
 }
 
 function sendError(error: HttpError, reply: FastifyReply): FastifyReply {
@@ -116,18 +122,24 @@ function count(request: FastifyRequest, reply: FastifyReply, { view }: HttpConte
 }
 
 /** Absent files are no news: every recovery ends with some. */
-function logFailure(told: HttpError, error: unknown, request: FastifyRequest, { logger }: HttpContext): void {
+function logFailure(
+  told: HttpError,
+  error: unknown,
+  request: FastifyRequest,
+  logger: Logger,
+  refused: RefusedClients,
+): void {
   const { status, code, hint, message } = told;
   const { method, url, ip } = request;
   const facts = { method, path: url, status, code, ...(hint === undefined ? {} : { hint }) };
   if (status === 500) {
     const stack = error instanceof Error ? error.stack : String(error);
     logger.error({ ...facts, stack }, `${method} ${url} failed: ${stack?.split('\n')[0]}`);
-  } else if (request.raw.destroyed && !request.raw.complete) {
+  } else if ((request.raw.destroyed && !request.raw.complete) || (code === 'aborted' && request.raw.socket.destroyed)) {
     logger.info(facts, `${method} ${url}: the client went away in the middle`);
   } else if (status > 500 && code !== 'stopping') {
     logger.error(facts, message);
-  } else if (status === 401 || status === 403) {
+  } else if ((status === 401 || status === 403) && refused.isNews(ip)) {
     logger.warn({ ...facts, client: ip }, message);
   } else if (status === 422) {
     logger.warn(facts, message);

@@ -2,8 +2,9 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
 /**
- * The connections of a server and how many requests each has under way. Node's
- * own closeIdleConnections() spares those that have not sent anything yet.
+ * The connections of a server and how many requests each has under way: until the
+ * last byte of the answer has left us. Node's own closeIdleConnections() spares those
+ * that have not sent anything yet, and cuts off what is still being sent.
  */
 export class Connections {
   readonly #requests = new Map<Socket, number>();
@@ -12,6 +13,8 @@ export class Connections {
   /** `secure`: the server speaks TLS, and a connection is one after the handshake. */
   constructor(server: Server, secure: boolean) {
     server.on(secure ? 'secureConnection' : 'connection', (socket: Socket) => {
+      // Its handshake was under way.
+      if (this.#closing) return void socket.destroy();
       this.#requests.set(socket, 0);
       socket.once('close', () => this.#requests.delete(socket));
     });

@@ -1,6 +1,8 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { findServer } from '../../config/config.ts';
+import { isErrorCode } from '../../errors.ts';
 import type { Logger } from '../../logging.ts';
+import type { Server } from '../../server.ts';
 import type { DaemonView, ServerView } from '../daemon-view.ts';
 import { HttpError } from './answers.ts';
 import { accessOf } from './gate.ts';
@@ -53,5 +55,18 @@ export function serverFor(request: FastifyRequest, view: DaemonView, name: strin
   if (server !== undefined) return server;
   // Throws, with the name that was meant.
   findServer(view.config, name);
-  throw new HttpError(503, 'stopping', `server ${name} is being configured`);
+  throw beingConfigured(name);
+}
+
+/** The server's parts; 503 while the daemon is closing them, to open them anew. */
+export function useOf(server: ServerView): Server {
+  try {
+    return server.use();
+  } catch (error) {
+    throw isErrorCode(error, 'aborted') ? beingConfigured(server.name, error) : error;
+  }
+}
+
+function beingConfigured(name: string, cause?: unknown): HttpError {
+  return new HttpError(503, 'stopping', `server ${name} is being configured`, { cause });
 }

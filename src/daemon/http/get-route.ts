@@ -4,13 +4,14 @@ import { findWal, type FoundWal } from '../../archiver/wal-finder.ts';
 import { isS3Location } from '../../config/values.ts';
 import type { Logger } from '../../logging.ts';
 import { finderParts } from '../../server-wal.ts';
-import { MemoryBudget } from '../../storage/memory-budget.ts';
 import { walKind, walName, type WalName } from '../../wal/wal-name.ts';
 import type { ServerView } from '../daemon-view.ts';
 import { asHttpError, HttpError } from './answers.ts';
-import { serverFor, type AddRoutes } from './context.ts';
-import { FILES_SENT_AT_A_TIME } from './limits.ts';
+import { answered } from './answered.ts';
+import { serverFor, useOf, type AddRoutes } from './context.ts';
+import { FILE_SIZE, FOUND_AT_A_TIME, SENT_AT_A_TIME } from './limits.ts';
 import type { ReadAheadSource } from './read-ahead.ts';
+import { Turns, type Turn } from './turns.ts';
 
 /** Until the first segment was read. */
 const USUAL_SEGMENT_SIZE = 16 * 1024 * 1024;
@@ -29,26 +30,25 @@ interface WalRoute {
 
 /** `GET /servers/SERVER/wal/NAME`: what get-wal does; 404 only for what is certainly not there. */
 export const addGetRoute: AddRoutes = (app, { view, logger, readAhead }) => {
-  const memory = new MemoryBudget<FastifyReply>(FILES_SENT_AT_A_TIME);
+  const memory = new Turns(SENT_AT_A_TIME);
+  const finding = new Turns(FOUND_AT_A_TIME);
   const segmentSizes = new Map<string, number>();
 
   /** Waits for its turn; what is sent slowly is held for as long. */
-  async function reserve(reply: FastifyReply, server: string, name: WalName): Promise<void> {
-    let gone = false;
-    reply.raw.once('close', () => {
-      gone = true;
-      memory.shrink(reply, 0);
-    });
-    await memory.take(reply, walKind(name) === 'history' ? SMALL : (segmentSizes.get(server) ?? USUAL_SEGMENT_SIZE));
-    if (!gone) return;
-    memory.shrink(reply, 0);
-    throw new HttpError(503, 'aborted', 'the client went away while it waited');
+  async function reserve(server: string, name: WalName, over: AbortSignal): Promise<Turn> {
+    const bytes = walKind(name) === 'history' ? SMALL : (segmentSizes.get(server) ?? USUAL_SEGMENT_SIZE);
+    const turn = await memory.take(server, filesOf(bytes), over);
+    over.addEventListener('abort', () => turn.end(), { once: true });
+    // It may have fired just now.
+    if (over.aborted) turn.end();
+    return turn;
   }
 
-  async function find(server: ServerView, name: WalName, partial: boolean): Promise<Buffer> {
+  async function find(server: ServerView, name: WalName, partial: boolean, over: AbortSignal): Promise<Buffer> {
     let found: FoundWal | null;
     try {
-      found = await findPatiently(finderParts(server.use()), name, partial, view().kill);
+      const parts = finderParts(useOf(server));
+      found = await finding.run(server.name, over, () => findPatiently(parts, name, partial, view().kill));
     } catch (error) {
       throw cantTell(error);
     }
@@ -62,10 +62,11 @@ export const addGetRoute: AddRoutes = (app, { view, logger, readAhead }) => {
     const name = walName(params.name, 'the path');
     const partial = wantsPartial(request.query);
     const isHead = request.method === 'HEAD';
-    await reserve(reply, server.name, name);
+    const over = answered(request, reply);
+    const turn = await reserve(server.name, name, over);
     const ahead = isHead ? null : await readAhead.take(server.name, name);
-    const bytes = ahead ?? (await find(server, name, partial));
-    memory.shrink(reply, bytes.length);
+    const bytes = ahead ?? (await find(server, name, partial, over));
+    turn.resize(filesOf(bytes.length));
     void reply.type('application/octet-stream');
     if (isHead) return bytes;
     request.walBytes = bytes.length;
@@ -85,6 +86,11 @@ export const addGetRoute: AddRoutes = (app, { view, logger, readAhead }) => {
     handler: get,
   });
 };
+
+/** What counts as a file is as large as any usual segment; what is smaller, like a history file, is a part of one. */
+function filesOf(bytes: number): number {
+  return bytes <= SMALL ? bytes / FILE_SIZE : Math.max(1, bytes / FILE_SIZE);
+}
 
 /** Whether a partial segment will do, as for `get-wal --partial`. */
 function wantsPartial({ partial }: WalRoute['Querystring']): boolean {

@@ -1,4 +1,5 @@
 import { MAX_SEGMENT_SIZE } from '../../wal/wal-name.ts';
+import type { TurnLimits } from './turns.ts';
 
 // What one client can take of us.
 
@@ -21,9 +22,16 @@ export const LINGER_MS = 5_000;
 export const MAX_CONNECTIONS = 256;
 /** A segment of the largest size, and what a compressor adds where nothing can be compressed. */
 export const MAX_BODY_SIZE = MAX_SEGMENT_SIZE + MAX_SEGMENT_SIZE / 64;
-/** Each holds a delivered file in memory, plain and as it came. */
-export const BODIES_JUDGED_AT_A_TIME = 2;
-/** WAL files of 16 MiB, or of up to 64 MiB where such are asked for, that are held at the same time, until they are sent. */
-export const FILES_SENT_AT_A_TIME = 16;
+/** Delivered files, each of which is in memory then, plain and as it came. */
+export const JUDGED_AT_A_TIME: TurnLimits = { each: 2, together: 4, waiting: 32 };
+/** Requests that look whether a server's directories are there. Each keeps a thread of ours busy while its file system hangs. */
+export const LET_IN_AT_A_TIME: TurnLimits = { each: 2, together: Infinity, waiting: 32 };
+/** Requests that look for a file. The same goes for them. */
+export const FOUND_AT_A_TIME: TurnLimits = { each: 8, together: Infinity, waiting: 64 };
+/** WAL files of up to {@link FILE_SIZE} that are held until they are sent; larger ones count as several. */
+export const SENT_AT_A_TIME: TurnLimits = { each: 8, together: 16, waiting: 64 };
+export const FILE_SIZE = 64 * 1024 * 1024;
+/** Who is refused is a warning in the log so often, for each address. */
+export const REFUSAL_EVERY_MS = 60_000;
 /** Whoever is told that we can't tell asks again after so many seconds. */
 export const RETRY_AFTER_S = 5;

@@ -10,7 +10,10 @@ export type ListenAddress =
 /** The value of `http_listen`; throws `config` when it is none. */
 export function parseListenAddress(text: string): ListenAddress {
   const [, path] = /^unix:(\/.+)$/.exec(text) ?? [];
-  if (path !== undefined) return { kind: 'unix', path };
+  if (path !== undefined) {
+    checkSocketPath(text, path);
+    return { kind: 'unix', path };
+  }
   const [, bracketed, plain, port] = /^(?:\[([^\]]+)\]|([^\s:/[\]]+)):(\d{1,5})$/.exec(text) ?? [];
   const host = bracketed ?? plain;
   if (host === undefined || port === undefined || Number(port) > 65_535) {
@@ -19,6 +22,19 @@ export function parseListenAddress(text: string): ListenAddress {
     });
   }
   return { kind: 'tcp', host, port: Number(port) };
+}
+
+/** Bytes of a unix socket's path that the kernel takes. A longer one would be cut, and the socket be somewhere else. */
+const MAX_SOCKET_PATH = 107;
+
+function checkSocketPath(text: string, path: string): void {
+  const length = Buffer.byteLength(path);
+  if (length <= MAX_SOCKET_PATH) return;
+  throw new WalwardenError(
+    'config',
+    `http_listen = ${text} has a path of ${length} bytes, and a unix socket's has ${MAX_SOCKET_PATH} at most`,
+    { hint: 'set http_listen to a shorter one, such as unix:/run/walwarden/walwarden.sock' },
+  );
 }
 
 const LOOPBACK = new BlockList();

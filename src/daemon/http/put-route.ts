@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import pLimit from 'p-limit';
 import { depositWal, verifyDelivery, type Deposited } from '../../archiver/deposit.ts';
 import { receiveFile, type ReceivedFile } from '../../archiver/receive-file.ts';
 import { unlinkIfThere } from '../../durable/durable-file.ts';
@@ -9,8 +9,11 @@ import { depositParts } from '../../server-wal.ts';
 import type { Server } from '../../server.ts';
 import { walName, type WalName } from '../../wal/wal-name.ts';
 import { asHttpError, HttpError, isDiskFull } from './answers.ts';
-import { serverFor, type AddRoutes } from './context.ts';
-import { BODIES_JUDGED_AT_A_TIME, BODY_SILENCE_MS, MAX_BODY_SIZE, SILENCE_MS } from './limits.ts';
+import { answered } from './answered.ts';
+import { serverFor, useOf, type AddRoutes } from './context.ts';
+import { BODY_SILENCE_MS, JUDGED_AT_A_TIME, LET_IN_AT_A_TIME, MAX_BODY_SIZE, SILENCE_MS } from './limits.ts';
+import { oneByOne } from './one-by-one.ts';
+import { Turns } from './turns.ts';
 
 interface WalParams {
   readonly server: string;
@@ -19,7 +22,8 @@ interface WalParams {
 
 /** `PUT /servers/SERVER/wal/NAME`: what put-wal does, for one file. */
 export const addPutRoute: AddRoutes = (app, { view, logger }) => {
-  const judging = pLimit(BODIES_JUDGED_AT_A_TIME);
+  const entering = new Turns(LET_IN_AT_A_TIME);
+  const judging = new Turns(JUDGED_AT_A_TIME);
 
   async function put(request: FastifyRequest<{ Params: WalParams }>, reply: FastifyReply): Promise<FastifyReply> {
     const { params } = request;
@@ -30,8 +34,9 @@ export const addPutRoute: AddRoutes = (app, { view, logger }) => {
     if (config.passive) {
       throw new HttpError(503, 'config', `server ${config.name} is passive: WAL goes to its primary node`);
     }
-    const server = target.use();
-    await server.makeDirectories();
+    const over = answered(request, reply);
+    const server = useOf(target);
+    await entering.run(server.name, over, () => server.makeDirectories());
     const received = await receive(request, reply, config.options.incoming_wals_directory, name);
     try {
       request.walBytes = received.size;
@@ -39,7 +44,7 @@ export const addPutRoute: AddRoutes = (app, { view, logger }) => {
         const message = `the checksum of ${name} is wrong: X-Content-SHA256 says ${expected}, found ${received.sha256}`;
         throw new HttpError(422, 'invalid-wal', message, { hint: 'nothing was stored; it was damaged on its way' });
       }
-      const deposited = await judging(() => deposit(server, name, received.temporary));
+      const deposited = await judging.run(server.name, over, () => deposit(server, name, received.temporary));
       return answer(server, name, deposited, reply);
     } finally {
       await unlinkIfThere(received.temporary);
@@ -123,7 +128,8 @@ async function receive(
 async function deposit(server: Server, name: WalName, temporary: string): Promise<Deposited> {
   const parts = depositParts(server);
   await verifyDelivery(parts, name, await readFile(temporary));
-  return depositWal(parts, name, temporary);
+  // Without hard links, nothing else keeps one from taking the place of another.
+  return oneByOne(join(parts.incoming, name), () => depositWal(parts, name, temporary));
 }
 
 /** What came in is at fault where it does not read back, and not our archive. */

@@ -14,8 +14,14 @@ import {
   TLS_HANDSHAKE_TIMEOUT_MS,
 } from './limits.ts';
 
+export interface RawServer {
+  readonly server: Server;
+  /** Takes another certificate; connections that are there keep theirs. */
+  readonly renew: (tls: SecureContextOptions) => void;
+}
+
 /** Node's server within our limits, without a route. */
-export function createRawServer(tls: SecureContextOptions | null): Server {
+export function createRawServer(tls: SecureContextOptions | null): RawServer {
   const options = {
     maxHeaderSize: MAX_HEADER_SIZE,
     headersTimeout: HEADERS_TIMEOUT_MS,
@@ -24,14 +30,18 @@ export function createRawServer(tls: SecureContextOptions | null): Server {
     connectionsCheckingInterval: TIMEOUT_CHECK_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,
   };
-  const server =
-    tls === null
-      ? createHttp(options)
-      : createHttps({ ...options, ...tls, handshakeTimeout: TLS_HANDSHAKE_TIMEOUT_MS });
+  if (tls === null) return { server: within(createHttp(options)), renew: () => {} };
+  const secure = createHttps({ ...options, ...tls, handshakeTimeout: TLS_HANDSHAKE_TIMEOUT_MS });
+  return { server: within(secure), renew: (other) => secure.setSecureContext(other) };
+}
+
+function within(server: Server): Server {
   server.maxConnections = MAX_CONNECTIONS;
   server.setTimeout(SILENCE_MS);
   // Whoever is refused is so before he sends the body; the route that wants it asks for it.
   server.on('checkContinue', (request, response) => server.emit('request', request, response));
+  // Node's close() calls it, and it takes a response for sent that a slow client still reads; see Connections.
+  server.closeIdleConnections = () => {};
   return server;
 }
 

@@ -1,3 +1,4 @@
+import type { ServerConfig } from '../../config/config.ts';
 import { statusJson, statusOfServer } from '../../server-status.ts';
 import type { ServerView } from '../daemon-view.ts';
 import { HttpError } from './answers.ts';
@@ -5,8 +6,24 @@ import { serverFor, type AddRoutes } from './context.ts';
 import { accessOf } from './gate.ts';
 import { RETRY_AFTER_S } from './limits.ts';
 
+/** Looks at servers; who asks while one is being looked at is told what comes of that. */
+class Looks {
+  readonly #underWay = new Map<ServerConfig, Promise<unknown>>();
+
+  at(server: ServerConfig, look: () => Promise<unknown>): Promise<unknown> {
+    let underWay = this.#underWay.get(server);
+    if (underWay === undefined) {
+      underWay = look().finally(() => this.#underWay.delete(server));
+      this.#underWay.set(server, underWay);
+    }
+    return underWay;
+  }
+}
+
 /** `/livez`, `/readyz`, `/servers`, `/servers/SERVER/status` and `/metrics`: what the daemon does. */
 export const addStateRoutes: AddRoutes = (app, { view, logger }) => {
+  const looks = new Looks();
+
   app.route({
     method: 'GET',
     url: '/livez',
@@ -41,7 +58,9 @@ export const addStateRoutes: AddRoutes = (app, { view, logger }) => {
     handler: async (request) => {
       const current = view();
       const { config } = serverFor(request, current, request.params.server, 'read', 'metrics');
-      return statusJson(await statusOfServer(current.config, config, logger, current.kill));
+      return looks.at(config, async () =>
+        statusJson(await statusOfServer(current.config, config, logger, current.kill)),
+      );
     },
   });
 

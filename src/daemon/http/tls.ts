@@ -1,6 +1,6 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import type { SecureContextOptions } from 'node:tls';
+import { createSecureContext, type SecureContextOptions } from 'node:tls';
 import { messageOf, WalwardenError } from '../../errors.ts';
 
 /** Reads certificate and key, and sees whether they belong together; null without any. Throws `config`. */
@@ -32,7 +32,10 @@ export async function readTls(certFile: string | null, keyFile: string | null): 
       },
     );
   }
-  return { cert, key, minVersion: 'TLSv1.2' };
+  const options: SecureContextOptions = { cert, key, minVersion: 'TLSv1.2' };
+  // What OpenSSL thinks of them, before they take the place of others.
+  parse('http_tls_cert_file', certFile, 'a certificate that can be used', () => createSecureContext(options));
+  return options;
 }
 
 async function read(option: string, file: string): Promise<Buffer> {

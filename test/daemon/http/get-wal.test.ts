@@ -1,5 +1,5 @@
 import { chmod, mkdir, readdir, rename, rm, writeFile } from 'node:fs/promises';
-import { createConnection } from 'node:net';
+import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { walName } from '../../../src/wal/wal-name.ts';
@@ -250,31 +250,94 @@ test('a damaged segment is not served from memory, and says what is wrong when i
     expect((await server.get(nameOf(2))).body.equals(makeWal({ segment: 2 }).bytes)).toBe(true);
   }));
 
-test('clients that read slowly share the memory, and whoever waits for it is served when they are gone', () =>
-  withHttp({}, async (server) => {
-    const size = 16 * 1024 * 1024;
-    const large = makeWal({ segment: 1, size });
-    await writeWal(server.incoming, { segment: 1, size });
-    const request = `GET /servers/main/wal/${large.name} HTTP/1.1\r\nHost: x\r\n\r\n`;
-    const slow = Array.from({ length: 16 }, () => createConnection(server.socket).on('error', () => {}));
-    // They take the beginning, and then nothing more.
-    await Promise.all(
-      slow.map(async (socket) => {
-        socket.write(request);
-        await new Promise((resolve) => socket.once('data', resolve));
-        socket.pause();
-      }),
+const LARGE = { segment: 1, size: 16 * 1024 * 1024 };
+const requestFor = (name: string, server = 'main'): string =>
+  `GET /servers/${server}/wal/${name} HTTP/1.1\r\nHost: x\r\n\r\n`;
+
+const connected = (path: string): Socket => createConnection(path).on('error', () => {});
+
+/** They take the beginning of an answer, and then nothing more. */
+function slowClients(path: string, count: number, request: string): Promise<Socket[]> {
+  return Promise.all(
+    Array.from({ length: count }, async () => {
+      const socket = connected(path);
+      socket.write(request);
+      await new Promise((resolve) => socket.once('data', resolve));
+      return socket.pause();
+    }),
+  );
+}
+
+test('clients that read slowly share the memory of their server, and whoever waits for it is served when they are gone', () =>
+  withHttp({ others: { other: {} } }, async (server) => {
+    const large = await writeWal(server.incoming, LARGE);
+    await server.opened().makeDirectories();
+    expect((await server.ask(`/servers/other/wal/${large.name}`, { method: 'PUT', body: large.bytes })).status).toBe(
+      201,
     );
-    const impatient = createConnection(server.socket).on('error', () => {});
-    impatient.write(request);
+    const slow = await slowClients(server.socket, 8, requestFor(large.name));
+    const impatient = connected(server.socket);
+    impatient.write(requestFor(large.name));
     let served = false;
     const waiting = server.get(large.name).then((answer) => {
       served = true;
       return answer;
     });
     expect((await server.ask('/livez')).status).toBe(200);
+    expect((await server.ask(`/servers/other/wal/${large.name}`)).body.equals(large.bytes)).toBe(true);
     expect(served).toBe(false);
     impatient.destroy();
     slow.forEach((socket) => socket.destroy());
     expect((await waiting).body.equals(large.bytes)).toBe(true);
+  }));
+
+test('slow clients of many servers keep no other server waiting', () =>
+  withHttp({ others: { second: {}, third: {} } }, async (server) => {
+    const large = makeWal(LARGE);
+    for (const name of ['main', 'second', 'third']) {
+      const path = `/servers/${name}/wal/${large.name}`;
+      expect((await server.ask(path, { method: 'PUT', body: large.bytes })).status).toBe(201);
+    }
+    const slow = await slowClients(server.socket, 8, requestFor(large.name));
+    slow.push(...(await slowClients(server.socket, 8, requestFor(large.name, 'second'))));
+    expect((await server.ask(`/servers/third/wal/${large.name}`)).body.equals(large.bytes)).toBe(true);
+    slow.forEach((socket) => socket.destroy());
+  }));
+
+test('requests in a row whose connection is cut off give their memory back', () =>
+  withHttp({ server: { get_wal_prefetch: 0 } }, async (server) => {
+    const large = await writeWal(server.incoming, LARGE);
+    for (let round = 0; round < 4; round += 1) {
+      const [socket] = await slowClients(server.socket, 1, requestFor(large.name).repeat(8));
+      socket?.destroy();
+    }
+    expect((await server.get(large.name)).body.equals(large.bytes)).toBe(true);
+  }));
+
+test('a storage that does not answer has eight requests of its server at most, and keeps no other server waiting', () =>
+  withHttp({ others: { other: {} } }, async (server) => {
+    const { view } = server;
+    const main = view.servers.get('main');
+    const opened = server.opened();
+    await opened.makeDirectories();
+    await writeWal(server.incoming, { segment: 1 });
+    let inside = 0;
+    let most = 0;
+    let release = (): void => {};
+    const answering = new Promise<void>((resolve) => (release = resolve));
+    const checkAbsent = async (): Promise<void> => {
+      most = Math.max(most, (inside += 1));
+      await answering;
+      inside -= 1;
+    };
+    if (main === undefined) throw new Error('there is no server main');
+    view.servers = new Map(view.servers).set('main', { ...main, use: () => ({ ...opened, checkAbsent }) });
+    const hanging = Array.from({ length: 20 }, () => server.get('0000000A.history'));
+    await until('eight to wait for the storage', () => inside === 8);
+    expect((await server.ask(`/servers/other/wal/${wal.name}`, { method: 'PUT', body: wal.bytes })).status).toBe(201);
+    expect((await server.ask(`/servers/other/wal/${wal.name}`)).status).toBe(200);
+    expect(most).toBe(8);
+    release();
+    expect(new Set((await Promise.all(hanging)).map(({ status }) => status))).toEqual(new Set([404]));
+    expect(most).toBe(8);
   }));

@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
@@ -60,6 +60,22 @@ describe('on a unix socket', () => {
         });
         expect((await ask('/livez')).status).toBe(200);
       });
+    }));
+
+  test('a path that the kernel would cut is refused, and one of 107 bytes is not', () =>
+    withTempDir(async (parent) => {
+      const fits = `${parent}/${'x'.repeat(107 - parent.length - 1)}`;
+      await withHttp({ listen: `unix:${fits}` }, async ({ ask }) => expect((await ask('/livez')).status).toBe(200));
+      expect(await readdir(parent)).toEqual([]);
+      await expect(withHttp({ listen: `unix:${fits}x` }, async () => {})).rejects.toMatchObject({
+        code: 'config',
+        message: expect.stringMatching(/^http_listen = unix:.* has a path of 108 bytes, and .* 107 at most$/),
+        hint: expect.stringContaining('unix:/run/walwarden/walwarden.sock'),
+      });
+      await expect(withHttp({ listen: `unix:${fits.slice(0, -1)}é` }, async () => {})).rejects.toMatchObject({
+        message: expect.stringContaining('108 bytes'),
+      });
+      expect(await readdir(parent)).toEqual([]);
     }));
 
   test('what is no socket is left alone', () =>

@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { closeSync, openSync, rmSync } from 'node:fs';
 import { readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -201,6 +202,38 @@ test('a full disk is 507, nothing is left, and the same file is taken once there
     } finally {
       execFileSync('umount', ['--lazy', server.incoming]);
     }
+  }));
+
+test('a server whose storage hangs keeps no other waiting, and who gives up there leaves nothing', () =>
+  withHttp({ others: { other: {} } }, async (server) => {
+    const identity = join(server.home, 'main', 'identity.json');
+    const pathOf = (name: string): string => `/servers/${name}/wal/${wal.name}`;
+    await server.opened().makeDirectories();
+    execFileSync('mkfifo', [identity]);
+    const temporaries = async (): Promise<number> => (await readdir(server.incoming)).length;
+    const put = async (): Promise<Socket> => {
+      const socket = await connect(server.socket);
+      socket.write(`PUT ${pathOf('main')} HTTP/1.1\r\nHost: x\r\nContent-Length: ${wal.bytes.length}\r\n\r\n`);
+      socket.write(wal.bytes);
+      return socket;
+    };
+    const hanging = [await put(), await put()];
+    await until('two files to be judged', async () => (await temporaries()) === 2);
+    expect((await server.ask(pathOf('other'), { method: 'PUT', body: wal.bytes })).status).toBe(201);
+    const impatient = await put();
+    await until('a third one to wait', async () => (await temporaries()) === 3);
+    impatient.destroy();
+    await until('it to be gone', async () => (await temporaries()) === 2);
+    // Whoever reads it sees its end; whoever comes next finds none.
+    const fifo = openSync(identity, 'r+');
+    rmSync(identity);
+    closeSync(fifo);
+    const answers = hanging.map((socket) => new Promise((resolve) => socket.once('data', resolve)));
+    await Promise.all(answers);
+    hanging.forEach((socket) => socket.destroy());
+    expect(await readdir(server.incoming)).not.toContainEqual(expect.stringMatching(/^\./));
+    expect(await server.log()).toContain('the client went away');
+    expect((await server.put(next.name, next.bytes)).status).toBe(201);
   }));
 
 describe.concurrent('a client that goes away in the middle leaves nothing', () => {

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { createApp } from '../../../src/daemon/http/app.ts';
 import { ReadAhead } from '../../../src/daemon/http/read-ahead.ts';
+import { WalwardenError } from '../../../src/errors.ts';
 import { createLogger } from '../../../src/logging.ts';
 import { json } from '../../commands/with-server.ts';
 import { makeWal } from '../../support/make-wal.ts';
@@ -29,7 +31,7 @@ test('docs/openapi.json has every route with every answer, and no other', async 
     throw new Error('nobody asks');
   };
   const context = { view: unused, logger: createLogger({ file: null, level: 'ERROR' }), readAhead: new ReadAhead() };
-  const { routes, server } = await createApp({ tokens: null, isSocket: true, tls: null }, context);
+  const { routes, server } = await createApp({ tokens: () => null, isSocket: true, tls: null }, context);
   server.close();
   const registered = routes.map(({ method, url, answers }) => {
     const path = url.replaceAll(/:(\w+)/g, '{$1}');
@@ -104,6 +106,37 @@ describe('what the daemon tells of itself', () => {
     }),
   );
 
+  test('who asks for the status of a server while it is looked at shares that', () =>
+    withListener(async (port, connections) => {
+      const conninfo = `host=127.0.0.1 port=${port} user=x dbname=x sslmode=disable`;
+      const server = { conninfo, streaming_conninfo: conninfo, check_timeout: 2 };
+      await withHttp({ server }, async ({ ask }) => {
+        const one = await ask('/servers/main/status');
+        const alone = connections();
+        const answers = await Promise.all(Array.from({ length: 20 }, () => ask('/servers/main/status')));
+        expect([one, ...answers].map(({ status }) => status)).toEqual(Array<number>(21).fill(200));
+        expect({ alone, together: connections() - alone }).toEqual({ alone, together: alone });
+        expect(alone).toBeGreaterThan(0);
+      });
+    }));
+
+  test('a server that a reload is closing is 503, whatever is asked of it', () =>
+    withHttp({}, async (server) => {
+      const main = server.view.servers.get('main');
+      if (main === undefined) throw new Error('there is no server main');
+      const use = (): never => {
+        throw new WalwardenError('aborted', 'server main was closed');
+      };
+      server.view.servers = new Map([['main', { ...main, use }]]);
+      const { name, bytes } = makeWal({ segment: 1 });
+      for (const answer of [await server.get(name), await server.put(name, bytes)]) {
+        expect(answer).toMatchObject({ status: 503, headers: { 'retry-after': '5' } });
+        expect(jsonOf(answer)).toMatchObject({
+          error: { code: 'stopping', message: 'server main is being configured' },
+        });
+      }
+    }));
+
   test('/metrics is text for Prometheus', () =>
     withHttp({}, async (server) => {
       await server.put(makeWal({ segment: 1 }).name, makeWal({ segment: 1 }).bytes);
@@ -114,3 +147,18 @@ describe('what the daemon tells of itself', () => {
       });
     }));
 });
+
+/** Somebody who is taken for PostgreSQL, says nothing, and counts who comes. */
+async function withListener(body: (port: number, connections: () => number) => Promise<void>): Promise<void> {
+  const sockets: Socket[] = [];
+  const listener = createServer((socket) => sockets.push(socket.on('error', () => {})));
+  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve));
+  const address = listener.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  try {
+    await body(address.port, () => sockets.length);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    await new Promise((resolve) => listener.close(resolve));
+  }
+}

@@ -115,6 +115,15 @@ describe.concurrent('a token opens what its line says', () => {
       expect(await log()).not.toContain('sesame-open');
     }));
 
+  test('a client that is refused again and again is one warning in a while', () =>
+    withHttp(options, async ({ ask, log }) => {
+      for (let asked = 0; asked < 5; asked += 1) await ask('/servers', { token: `wrong${asked}` });
+      const levels = [...(await log()).matchAll(/"level":(\d+),.*"this token is not known"/g)].map(
+        ([, level]) => level,
+      );
+      expect(levels).toEqual(['40', '20', '20', '20', '20']);
+    }));
+
   test('one for a server that is not configured is told of', () =>
     withHttp({ tokens: [tokenLine('x', 'mian', 'read')] }, async ({ log }) => {
       expect(await log()).toContain('has a token of server mian, which is not configured');

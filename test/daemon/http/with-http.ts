@@ -29,8 +29,9 @@ export interface HttpAnswer {
 /** A daemon's HTTP server over a real home, without the daemon. */
 export interface TestHttp extends TestServer {
   readonly http: HttpServer;
+  readonly settings: HttpSettings;
   readonly socket: string;
-  readonly view: { phase: DaemonView['phase'] };
+  readonly view: { phase: DaemonView['phase']; servers: DaemonView['servers'] };
   readonly ask: (path: string, options?: HttpRequestOptions) => Promise<HttpAnswer>;
   readonly put: (name: string, bytes: Uint8Array, headers?: Readonly<Record<string, string>>) => Promise<HttpAnswer>;
   readonly get: (name: string) => Promise<HttpAnswer>;
@@ -92,13 +93,14 @@ export async function withHttp<T>(options: HttpTestOptions, body: (test: TestHtt
       tlsKeyFile: options.tls?.key ?? null,
       tokensFile,
     };
-    const http = await startHttpServer(settings, () => view, logger);
+    const http = await startHttpServer(settings, new Set(config.servers.keys()), () => view, logger);
     const ask = (path: string, asked: HttpRequestOptions = {}): Promise<HttpAnswer> =>
       askHttp(http.address, path, asked, options.tls?.ca);
     try {
       return await body({
         ...test,
         http,
+        settings,
         socket,
         view,
         ask,
