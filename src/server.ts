@@ -1,4 +1,3 @@
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ErrorsDirectory } from './archiver/errors-directory.ts';
 import { FailedPasses } from './archiver/failed-passes.ts';
@@ -11,14 +10,14 @@ import { KnownCatalogue } from './archiver/known-catalogue.ts';
 import type { ArchiveObserver, ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
-import { makeDirectory } from './durable/durable-file.ts';
 import { acquireLock, type HeldLock } from './durable/lock-file.ts';
-import { errnoOf, isErrorCode, messageOf, WalwardenError } from './errors.ts';
+import { isErrorCode, WalwardenError } from './errors.ts';
 import { createWalHooks } from './hooks/wal-hooks.ts';
 import type { Logger } from './logging.ts';
 import { fetchIdentity } from './postgres/fetch-identity.ts';
 import { fetchRemoteStatus, type PostgresSettings, type RemoteStatus } from './postgres/remote-status.ts';
 import type { ReceiverSettings } from './receiver/receiver-settings.ts';
+import { asSourceError, makeServerDirectory } from './server-directories.ts';
 import {
   connectionsInUse,
   customFilters,
@@ -349,8 +348,8 @@ export function openServer(
     async checkThere() {
       await strategy.checkThere();
       const belongs = await readIdentity(identity.path);
-      await checkCatalogue();
       if (belongs !== null && !(await catalogue.exists())) throw noCatalogue(`though ${identity.path} exists`);
+      await checkCatalogue();
     },
     async checkAbsent(names) {
       await this.checkThere();
@@ -381,37 +380,4 @@ export function openServer(
     },
     [Symbol.asyncDispose]: () => strategy.close(),
   };
-}
-
-function asSourceError(error: unknown): unknown {
-  if (!isErrorCode(error, 'storage')) return error;
-  const { message, hint, cause } = error;
-  return new WalwardenError('source', message, { cause, ...(hint === undefined ? {} : { hint }) });
-}
-
-const DIRECTORY_HINTS: Readonly<Record<string, string>> = {
-  EEXIST: 'move that away',
-  ENOSPC: 'make space there',
-  EDQUOT: 'raise the quota of the user that walwarden runs as, or make space there',
-  EROFS: 'mount the file system for writing; errors of the disk make it read-only, see the kernel log',
-};
-
-/**
- * Makes a directory of a server. The home itself is never made: when it is
- * missing, a file system is probably not mounted, and what was archived beneath
- * the mount point would disappear with the next mount.
- */
-async function makeServerDirectory(path: string, home: string): Promise<void> {
-  try {
-    if (path.startsWith(`${home}/`)) await access(home);
-    await makeDirectory(path);
-  } catch (cause) {
-    const errno = errnoOf(cause);
-    const why = errno === 'EEXIST' ? 'there is something else of that name' : messageOf(cause);
-    const missing = errno === 'ENOENT' ? `barman_home ${home} does not exist` : `can't make directory ${path}: ${why}`;
-    throw new WalwardenError('storage', missing, {
-      cause,
-      hint: DIRECTORY_HINTS[errno ?? ''] ?? 'mount or create it, owned by the user that walwarden runs as',
-    });
-  }
 }

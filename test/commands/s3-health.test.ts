@@ -94,6 +94,7 @@ describeS3(
             /FAILED \(.*main-xlog\.db, the catalogue of s3:.*, does not exist, though .*identity.json does; to make it from the bucket: walwarden rebuild-xlogdb main\)$/,
           );
           await unlink(join(server.home, 'main', 'identity.json'));
+          await unlink(join(server.home, '.main-catalogue.json'));
           expect(await checkLine(server, 'WAL archive')).toMatch(
             new RegExp(
               `FAILED \\(the catalogue is empty, but there is s3:.*${name}\\.gz: walwarden rebuild-xlogdb main`,

@@ -52,7 +52,7 @@ describe(`at the same time on one home (WALWARDEN_TEST_SEED=${SEED})`, () => {
       const outputs: string[] = [];
       const archive = async (): Promise<void> => {
         const { status, stdout, stderr } = await fault.archive();
-        expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+        expect({ status, stderr }, stdout).toEqual({ status: 0, stderr: '' });
         outputs.push(stdout);
       };
       await raceFor(4_000, fault, [archive, archive, archive]);
