@@ -106,8 +106,11 @@ export function watchRss(mark) {
   /** @type {Map<string, boolean>} */
   const known = new Map();
   let peak = 0;
+  /** Those of the last look: what was just forked, and has not become its program yet, shows its parent's memory as its own. */
+  let before = new Set();
   const look = () => {
     let sum = 0;
+    const now = new Set();
     for (const pid of fs.readdirSync('/proc')) {
       if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue;
       let mine = known.get(pid);
@@ -115,8 +118,11 @@ export function watchRss(mark) {
         mine = read(`/proc/${pid}/environ`).includes(`${MARK}=${mark}`);
         known.set(pid, mine);
       }
-      if (mine) sum += 1024 * Number(/VmHWM:\s+(\d+)/.exec(read(`/proc/${pid}/status`))?.[1] ?? 0);
+      if (!mine) continue;
+      now.add(pid);
+      if (before.has(pid)) sum += 1024 * Number(/VmHWM:\s+(\d+)/.exec(read(`/proc/${pid}/status`))?.[1] ?? 0);
     }
+    before = now;
     peak = Math.max(peak, sum);
   };
   const timer = setInterval(look, 15);
