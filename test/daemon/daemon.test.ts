@@ -31,6 +31,18 @@ function arrives(daemon: RunningDaemon, server: TestServer, names: readonly stri
   });
 }
 
+/** As long as a pass is under way, nothing is unmounted. */
+async function isQuiet(daemon: RunningDaemon): Promise<void> {
+  let last = '';
+  await daemon.waitsFor('no pass to be under way', async () => {
+    const now = (await daemon.ask('/servers')).body.toString();
+    await delay(300);
+    const same = now === last;
+    last = now;
+    return same;
+  });
+}
+
 describe('the daemon', () => {
   test('archives what waits when it starts, and what arrives while it runs, without a look in between', () =>
     withServer({ ...NO_POLL, compression: 'zstd' }, async (server) => {
@@ -147,12 +159,13 @@ describe('the daemon', () => {
     }));
 
   test('does not archive into the mount point of an archive that is not mounted', () =>
-    withServer({ archiver_poll_interval: '50 ms' }, async (server) => {
+    withServer(NO_POLL, async (server) => {
       const [first, second] = [makeWal({ segment: 1 }), makeWal({ segment: 2 })];
       const path = (name: string): string => `/servers/main/wal/${name}`;
       await withDaemon(server.config, server.home, async (daemon) => {
         await deliver(server, first);
         await arrives(daemon, server, [first.name]);
+        await isQuiet(daemon);
         await rename(server.wals, `${server.wals}.unmounted`);
         await mkdir(server.wals, { mode: 0o700 });
         await deliver(server, second);
@@ -239,11 +252,12 @@ describe('the daemon', () => {
     }));
 
   test('goes on when its archive is gone, says so once, and archives when it is back', () =>
-    withServer({ archiver_poll_interval: '50 ms' }, async (server) => {
+    withServer(NO_POLL, async (server) => {
       const [first, second] = [makeWal({ segment: 1 }), makeWal({ segment: 2 })];
       await withDaemon(server.config, server.home, async (daemon) => {
         await deliver(server, first);
         await arrives(daemon, server, [first.name]);
+        await isQuiet(daemon);
         // A file where the directory was: nothing can be stored there.
         await rename(server.wals, `${server.wals}.away`);
         await writeFile(server.wals, '');
