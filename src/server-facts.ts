@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { readIdentity } from './archiver/identity.ts';
 import { listWaiting } from './archiver/waiting-directory.ts';
 import { OUT_OF_RESOURCES } from './durable/durable-file.ts';
-import { hasOpen } from './durable/lock-file.ts';
+import { hasOpen, isAlive } from './durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from './errors.ts';
 import type { ArchiveFacts, LastPass, QueueFacts } from './health/archive-checks.ts';
 import { unlessAborted } from './health/patience.ts';
@@ -158,14 +158,6 @@ export async function lastPass(lockPath: string): Promise<LastPass | null> {
 async function isAtWork(pid: number, lockPath: string): Promise<boolean> {
   // Where we may not look, being alive has to do.
   return pid > 0 && isAlive(pid) && hasOpen(pid, lockPath).catch(() => true);
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return errnoOf(error) !== 'ESRCH';
-  }
 }
 
 /** Reads the whole catalogue. */

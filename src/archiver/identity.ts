@@ -1,6 +1,7 @@
 import { readdir, readFile, rename } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { fsyncDirectory, moveUnlessThere, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { isAlive } from '../durable/lock-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { Logger } from '../logging.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
@@ -84,14 +85,6 @@ async function writeIdentity(
     throw error;
   }
   await fsyncDirectory(dirname(path));
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    return errnoOf(error) !== 'ESRCH';
-  }
 }
 
 /** The identity that a segment's first page tells. */

@@ -1,6 +1,6 @@
-import { readFile, rename } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { sameIdentity } from '../storage/file-identity.ts';
-import { unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { replaceFile, unlinkIfThere } from '../durable/durable-file.ts';
 import { isWalName } from '../wal/wal-name.ts';
 import type { MarkedFile } from './streaming-position.ts';
 
@@ -21,7 +21,7 @@ export class MarkerMemory {
   /** The files that were remembered last. Also drops what a crash left of a write. */
   async read(): Promise<readonly MarkedFile[]> {
     try {
-      await unlinkIfThere(this.#temporary);
+      await unlinkIfThere(`${this.#path}.tmp`);
       const remembered: unknown = JSON.parse(await readFile(this.#path, 'utf8'));
       return [...this.#unwritten, ...(Array.isArray(remembered) ? remembered.flatMap(toMarkedFile) : [])];
     } catch {
@@ -42,14 +42,8 @@ export class MarkerMemory {
       ctimeNs: String(ctimeNs),
     }));
     this.#unwritten = files;
-    await unlinkIfThere(this.#temporary);
-    await writeNewFile(this.#temporary, Buffer.from(`${JSON.stringify(facts, null, 2)}\n`), { mode: 0o600 });
-    await rename(this.#temporary, this.#path);
+    await replaceFile(this.#path, Buffer.from(`${JSON.stringify(facts, null, 2)}\n`), { mode: 0o600 });
     this.#unwritten = [];
-  }
-
-  get #temporary(): string {
-    return `${this.#path}.tmp`;
   }
 }
 

@@ -1,6 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { ArchiveSummary } from '../archiver/wal-archiver.ts';
 import { isErrorCode, messageOf, WalwardenError } from '../errors.ts';
+import { pause } from '../health/patience.ts';
 import type { Logger } from '../logging.ts';
 import { retryDelayMs } from '../receiver/receiver-states.ts';
 import type { Server } from '../server.ts';
@@ -24,9 +24,6 @@ export interface ArchiveLoopSettings {
 const FIRST_PAUSE_MS = 25;
 /** … doubling up to this: a file is being written, and each look at it costs. */
 const LAST_PAUSE_MS = 1_000;
-
-/** What a timer takes. */
-const LONGEST_MS = 2 ** 31 - 1;
 
 /** Another process archives for this server; cron does so once a minute. */
 const ELSEWHERE_MS = 1_000;
@@ -115,7 +112,6 @@ export class ArchiveLoop {
     } finally {
       this.#lastPass = Date.now();
       this.#waiting = passes.reduce((sum, { waiting }) => sum + waiting, 0);
-      if (this.#phase === 'archiving') this.#phase = before === 'failing' ? 'failing' : 'idle';
     }
     this.#phase = 'idle';
     this.#error = null;
@@ -174,14 +170,14 @@ export class ArchiveLoop {
   async #untilWoken(unfinished: boolean, drain: AbortSignal): Promise<void> {
     const { pollMs } = this.#settings;
     if (await this.#watch()) this.#woken = true;
-    const pause = (): number => Math.min(FIRST_PAUSE_MS * 2 ** this.#inVain, LAST_PAUSE_MS);
+    const leastRest = (): number => Math.min(FIRST_PAUSE_MS * 2 ** this.#inVain, LAST_PAUSE_MS);
     const until = this.#endedAt + (unfinished ? Math.min(FIRST_PAUSE_MS * 2 ** this.#inVain, pollMs) : pollMs);
     for (;;) {
       const now = performance.now();
       if (drain.aborted || now >= until) break;
       const rested = now - this.#endedAt;
-      if (this.#woken && rested >= pause()) break;
-      await this.#sleep(Math.min(until - now, this.#woken ? pause() - rested : Infinity), drain, !this.#woken);
+      if (this.#woken && rested >= leastRest()) break;
+      await this.#sleep(Math.min(until - now, this.#woken ? leastRest() - rested : Infinity), drain, !this.#woken);
     }
     // After a quiet time, whatever comes is looked at at once.
     const quiet = performance.now() - this.#endedAt > LAST_PAUSE_MS;
@@ -210,13 +206,8 @@ export class ArchiveLoop {
     this.#wakeUp = () => {
       if (wakes || drain.aborted) over.abort();
     };
-    try {
-      await delay(Math.min(ms, LONGEST_MS), undefined, { signal: over.signal });
-    } catch (error) {
-      if (!over.signal.aborted) throw error;
-    } finally {
-      this.#wakeUp = () => {};
-    }
+    await pause(ms, over.signal);
+    this.#wakeUp = () => {};
   }
 
   async #close(): Promise<void> {

@@ -35,7 +35,7 @@ export class Daemon implements DaemonView {
   /** Resolves once the one before, at another address, is closed. */
   #oldHttp: Promise<void> = Promise.resolve();
   #phase: DaemonView['phase'] = 'starting';
-  /** Reloads and the stop come one after the other. */
+  /** Reloads come one after the other, and the stop waits for the last. */
   #work: Promise<void> = Promise.resolve();
   #stopping: Promise<void> | null = null;
 
@@ -47,7 +47,6 @@ export class Daemon implements DaemonView {
   /** Resolves once every server has begun and HTTP answers. Throws `config` when HTTP can't be served as configured. */
   static async start(config: WalwardenConfig, parts: DaemonParts): Promise<Daemon> {
     const daemon = new Daemon(config, parts);
-    for (const warning of config.warnings) parts.logger.debug(warning.message);
     daemon.#http = await daemon.#startHttp(config);
     for (const server of config.servers.values()) daemon.#add(server);
     daemon.#phase = 'running';

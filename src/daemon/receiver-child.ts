@@ -1,6 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { lockOwner } from '../durable/lock-file.ts';
 import { messageOf } from '../errors.ts';
+import { pause } from '../health/patience.ts';
 import type { Logger } from '../logging.ts';
 import { startReceiver, type ReceiverEnd } from '../receiver/receiver-process.ts';
 import { failuresAfter, retryDelayMs } from '../receiver/receiver-states.ts';
@@ -55,7 +55,7 @@ export class ReceiverChild {
           logger.info({ server, receiver: other }, `another receive-wal process (${other}) runs for ${server} already`);
         }
         this.#phase = 'elsewhere';
-        await sleep(ELSEWHERE_MS, drain);
+        await pause(ELSEWHERE_MS, drain);
         continue;
       }
       const began = performance.now();
@@ -68,7 +68,7 @@ export class ReceiverChild {
       if (!asked) failures += 1;
       const text = `receive-wal of ${server} ${describe(end)}; it is started again in ${formatSpan(waitMs)}`;
       logger[asked ? 'info' : 'error']({ server }, text);
-      await sleep(waitMs, drain);
+      await pause(waitMs, drain);
     }
     this.#phase = 'stopped';
   }
@@ -118,13 +118,5 @@ function describe(end: ReceiverEnd): string {
       return `was killed by ${end.signal}`;
     case 'not-started':
       return `can't be started: ${end.why}`;
-  }
-}
-
-async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  try {
-    await delay(ms, undefined, { signal });
-  } catch (error) {
-    if (!signal.aborted) throw error;
   }
 }

@@ -1,3 +1,4 @@
+import { isAlive } from '../durable/lock-file.ts';
 import { Gauge, Registry } from 'prom-client';
 import type { ReceiverReport, ReceiverState } from '../receiver/receiver-report.ts';
 import type { ReceivingState, ServerView } from './daemon-view.ts';
@@ -158,14 +159,5 @@ function receiverState({ state, pid }: ReceivingState, report: ReceiverReport | 
     case 'waiting':
     case 'stopped':
       return 'stopped';
-  }
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    return process.kill(pid, 0);
-  } catch (error) {
-    // Another user's.
-    return error instanceof Error && 'code' in error && error.code === 'EPERM';
   }
 }

@@ -113,6 +113,15 @@ async function take(handle: FileHandle, path: string, options: LockOptions): Pro
   return flock(handle, path, options);
 }
 
+/** Whether a process of this number lives, whoever's it is. */
+export function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return errnoOf(error) !== 'ESRCH';
+  }
+}
+
 /**
  * Whether a process has a file open, but for a descriptor of our own. Says no
  * of one in a pid namespace that we don't see; throws where we may not look,
