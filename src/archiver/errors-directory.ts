@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto';
-import { constants } from 'node:fs';
-import { copyFile, lstat, open, readdir, readFile, readlink, rename, symlink, type FileHandle } from 'node:fs/promises';
+import { lstat, open, readdir, readFile, readlink, rename, symlink, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
   CANT_LINK,
+  copyAsOurs,
   fsyncDirectory,
   isThere,
   linkUnlessThere,
@@ -221,7 +221,7 @@ async function moveNoReplace(source: string | Buffer, target: Buffer): Promise<b
 
 async function copyNoReplace(source: string | Buffer, target: Buffer): Promise<boolean> {
   try {
-    await copyFile(source, target, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+    await copyAsOurs(source, target);
   } catch (error) {
     if (errnoOf(error) === 'EEXIST') return false;
     throw error;

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { link, lstat, mkdir, open, rename, stat, unlink, type FileHandle } from 'node:fs/promises';
+import { copyFile, lchown, link, lstat, mkdir, open, rename, stat, unlink, type FileHandle } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { errnoOf } from '../errors.ts';
 
@@ -93,6 +93,25 @@ export async function writeNewFile(
     }
   } catch (error) {
     await unlinkIfThere(path);
+    throw error;
+  }
+}
+
+/**
+ * Copies a file to a name that is free (EEXIST when it isn't), a reflink where
+ * the file system can. The copy is ours: from Node 22 on, copyFile gives what
+ * root copies the owner of the source, who could change it from then on. Not durable yet.
+ */
+export async function copyAsOurs(source: string | Buffer, target: string | Buffer): Promise<void> {
+  await copyFile(source, target, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  try {
+    const [uid, gid] = [process.geteuid?.(), process.getegid?.()];
+    const copy = await lstat(target);
+    if (uid !== undefined && gid !== undefined && (copy.uid !== uid || copy.gid !== gid)) {
+      await lchown(target, uid, gid);
+    }
+  } catch (error) {
+    await unlinkIfThere(target);
     throw error;
   }
 }

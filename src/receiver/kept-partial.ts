@@ -1,7 +1,7 @@
 import { constants } from 'node:fs';
-import { copyFile, open, readdir, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
+import { open, readdir, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { fsyncDirectory, makeDirectory, unlinkIfThere } from '../durable/durable-file.ts';
+import { copyAsOurs, fsyncDirectory, makeDirectory, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { PostgresError } from '../postgres/failure.ts';
 import { claimPath } from '../storage/claim.ts';
@@ -45,7 +45,7 @@ export async function keepReceived(settings: KeptSettings, start: StreamingStart
     await makeDirectory(directory);
     const unfinished = `${target}${UNFINISHED}`;
     await unlinkIfThere(unfinished);
-    await copyFile(source, unfinished, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+    await copyAsOurs(source, unfinished);
     await using handle = await open(unfinished, constants.O_RDWR);
     await handle.truncate(length);
     await handle.sync();

@@ -1,7 +1,8 @@
-import { constants, fchmodSync, fstatSync, fsync, futimesSync, writeSync } from 'node:fs';
-import { copyFile, open, unlink, type FileHandle } from 'node:fs/promises';
+import { fchmodSync, fstatSync, fsync, futimesSync, writeSync } from 'node:fs';
+import { open, unlink, type FileHandle } from 'node:fs/promises';
 import type { CompressionName, Compressor } from '../compression/codec.ts';
 import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
+import { copyAsOurs } from '../durable/durable-file.ts';
 import { errnoOf, messageOf } from '../errors.ts';
 import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
 import { parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
@@ -163,9 +164,7 @@ async function createTemporary(
 
 async function copyToTemporary(task: StageTask, fd: number, path: string): Promise<void> {
   // Through the descriptor, so that it is the inode we judged; a reflink where the file system can.
-  await removeLeftover(path, () =>
-    copyFile(`/proc/self/fd/${fd}`, path, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE),
-  );
+  await removeLeftover(path, () => copyAsOurs(`/proc/self/fd/${fd}`, path));
   // Only for reading: the copy has the mode of the source, which may forbid more.
   await finishTemporary(task, await open(path, 'r'));
 }
