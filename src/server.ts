@@ -147,9 +147,8 @@ export function openServer(
   const identity = new SystemIdentity(
     inBackups('identity.json'),
     {
-      find: async () =>
-        identityIn(await newestHeader(catalogue, strategy, keys, logger)) ??
-        (await fetchIdentity(postgresSettings(server), { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill })),
+      archived: async () => identityIn(await newestHeader(catalogue, strategy, keys, logger)),
+      connected: () => fetchIdentity(postgresSettings(server), { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill }),
       beforeRecording: async () => {
         await catalogue.create();
         await knownCatalogue.isThere();

@@ -14,8 +14,8 @@ import { walKind } from '../wal/wal-name.ts';
 /** The cluster that a server's archive belongs to (Barman's identity.json). */
 export interface Identity {
   readonly systemid: string;
-  /** PostgreSQL's major version, when it was first known. */
-  readonly version: string;
+  /** PostgreSQL's major version, when it was first known; null, as Barman writes it, when the server could not be asked and its WAL doesn't tell. */
+  readonly version: string | null;
 }
 
 /** Reads identity.json; null when there is none yet. Throws `storage` when it can't be understood. */
@@ -29,9 +29,13 @@ export async function readIdentity(path: string): Promise<Identity | null> {
   }
   const identity = parseIdentity(text);
   if (identity === null) {
-    throw new WalwardenError('storage', `${path} is damaged: expected {"systemid": "<digits>", "version": "<major>"}`, {
-      hint: 'put the right system identifier into it (pg_controldata shows it), or remove it to have it found out again',
-    });
+    throw new WalwardenError(
+      'storage',
+      `${path} is damaged: expected {"systemid": "<digits>", "version": "<major>"} (or null)`,
+      {
+        hint: 'put the right system identifier into it (pg_controldata shows it), or remove it to have it found out again',
+      },
+    );
   }
   return identity;
 }
@@ -45,7 +49,7 @@ function parseIdentity(text: string): Identity | null {
   }
   if (typeof value !== 'object' || value === null || !('systemid' in value) || !('version' in value)) return null;
   const { systemid, version } = value;
-  return typeof systemid === 'string' && /^\d+$/.test(systemid) && typeof version === 'string'
+  return typeof systemid === 'string' && /^\d+$/.test(systemid) && (typeof version === 'string' || version === null)
     ? { systemid, version }
     : null;
 }
@@ -89,12 +93,18 @@ async function writeIdentity(
 
 /** The identity that a segment's first page tells. */
 export function identityIn(header: LongPageHeader | null): Identity | null {
-  return header === null ? null : { systemid: String(header.systemIdentifier), version: String(header.majorVersion) };
+  return header === null ? null : identityOf(header.systemIdentifier, header.majorVersion);
+}
+
+function identityOf(systemIdentifier: bigint, majorVersion: number | null): Identity {
+  return { systemid: String(systemIdentifier), version: majorVersion === null ? null : String(majorVersion) };
 }
 
 export interface IdentitySources {
-  /** What the archive itself says of the cluster, or else the server that it is connected to. */
-  readonly find: () => Promise<Identity | null>;
+  /** What the archive itself says of the cluster; null when it is empty. */
+  readonly archived: () => Promise<Identity | null>;
+  /** What the server says that it is connected to; null when it can't be asked. */
+  readonly connected: () => Promise<Identity | null>;
   /** Runs before an identity is recorded, which says from then on that there is an archive. */
   readonly beforeRecording: () => Promise<void>;
 }
@@ -117,18 +127,29 @@ export class SystemIdentity {
 
   /** The identity as far as it is known; null for an archive that never saw a segment. Read anew: another process may have made it another one. */
   async current(): Promise<Identity | null> {
-    return (await readIdentity(this.path)) ?? (await this.#adopt(await this.#sources.find()));
+    return (
+      (await readIdentity(this.path)) ??
+      (await this.#adopt((await this.#sources.archived()) ?? (await this.#sources.connected())))
+    );
   }
 
   async #adopt(found: Identity | null): Promise<Identity | null> {
     if (found === null) return null;
+    const identity = await this.#withVersion(found);
     await this.#sources.beforeRecording();
-    const recorded = await recordIdentity(this.path, found);
+    const recorded = await recordIdentity(this.path, identity);
     this.#logger.info(
       { systemid: recorded.systemid },
       `this archive belongs to system identifier ${recorded.systemid}, recorded in ${this.path}`,
     );
     return recorded;
+  }
+
+  /** WAL of a release that we don't know doesn't tell its version; its server does. */
+  async #withVersion(found: Identity): Promise<Identity> {
+    if (found.version !== null) return found;
+    const connected = await this.#sources.connected();
+    return connected?.systemid === found.systemid ? connected : found;
   }
 
   /** Drops what a process left behind that was killed while it recorded the identity. */
@@ -143,13 +164,13 @@ export class SystemIdentity {
   }
 
   /** Makes another cluster this archive's, after pg_upgrade gave it a new system identifier. */
-  replace(identity: Identity): Promise<void> {
-    return replaceIdentity(this.path, identity);
+  async replace(identity: Identity): Promise<void> {
+    await replaceIdentity(this.path, await this.#withVersion(identity));
   }
 
   /** Null when a segment belongs here, else why it doesn't. The first one of all is taken as ours, and recorded. */
-  async accept(systemIdentifier: bigint, majorVersion: number): Promise<string | null> {
-    const found: Identity = { systemid: String(systemIdentifier), version: String(majorVersion) };
+  async accept(systemIdentifier: bigint, majorVersion: number | null): Promise<string | null> {
+    const found = identityOf(systemIdentifier, majorVersion);
     const ours = (await this.current()) ?? (await this.#adopt(found));
     if (ours === null || ours.systemid === found.systemid) return null;
     return (

@@ -205,7 +205,7 @@ export class SavePipeline {
   /** Does it belong here? */
   async #admit(staged: StageResult): Promise<StageResult> {
     if (staged.outcome !== 'staged' || staged.systemIdentifier === null) return staged;
-    const foreign = await this.#strategy.parts.accept(staged.systemIdentifier, staged.majorVersion ?? 0);
+    const foreign = await this.#strategy.parts.accept(staged.systemIdentifier, staged.majorVersion);
     return foreign === null ? staged : { outcome: 'invalid', reason: foreign };
   }
 

@@ -78,7 +78,7 @@ export interface CatalogueLines {
 }
 
 /** Decides whether a segment belongs to this server: null, or the reason why not. */
-export type AcceptSystem = (systemIdentifier: bigint, majorVersion: number) => Promise<string | null>;
+export type AcceptSystem = (systemIdentifier: bigint, majorVersion: number | null) => Promise<string | null>;
 
 export interface StrategyParts {
   readonly catalogue: CatalogueLock;

@@ -1,3 +1,5 @@
+import { isSegmentSize } from './wal-name.ts';
+
 /** Bytes of XLogLongPageHeaderData (access/xlog_internal.h), the header of every segment's first page. */
 export const LONG_PAGE_HEADER_SIZE = 40;
 
@@ -12,12 +14,18 @@ const MAJOR_VERSIONS = new Map<number, number>([
   [0xd113, 16],
   [0xd116, 17],
   [0xd118, 18],
+  [0xd122, 19],
 ]);
+
+const OLDEST_MAGIC = 0xd097;
 
 const XLP_LONG_HEADER = 0x0002;
 
 export interface LongPageHeader {
-  readonly majorVersion: number;
+  readonly magic: number;
+  readonly littleEndian: boolean;
+  /** Null for a magic that we don't know: a pre-release, a fork, a successor of the releases that we know. */
+  readonly majorVersion: number | null;
   readonly timeline: number;
   /** LSN of the page's first byte. */
   readonly pageAddress: bigint;
@@ -33,19 +41,21 @@ export type PageHeaderResult =
 
 /**
  * Decodes the long page header at the beginning of a segment, in either byte
- * order (the magic tells which). The numbers are not judged here, see
+ * order. A magic that we don't know is taken when it is above PostgreSQL 10's and
+ * the sizes that follow it are possible ones: what a release of tomorrow writes
+ * may be the only copy. The other numbers are not judged here, see
  * {@link ../wal/verify.ts}.
  */
 export function decodeLongPageHeader(bytes: Buffer): PageHeaderResult {
   if (bytes.length < LONG_PAGE_HEADER_SIZE) {
     return { ok: false, reason: `a WAL page header has ${LONG_PAGE_HEADER_SIZE} bytes, found ${bytes.length}` };
   }
-  const littleEndian = MAJOR_VERSIONS.has(bytes.readUInt16LE(0));
-  const majorVersion = MAJOR_VERSIONS.get(littleEndian ? bytes.readUInt16LE(0) : bytes.readUInt16BE(0));
-  if (majorVersion === undefined) {
+  const littleEndian = isLittleEndian(bytes);
+  if (littleEndian === null) {
+    const found = `0x${bytes.readUInt16LE(0).toString(16).toUpperCase().padStart(4, '0')}`;
     return {
       ok: false,
-      reason: `no WAL page magic of PostgreSQL 10 to 18, found 0x${bytes.readUInt16LE(0).toString(16).padStart(4, '0')}`,
+      reason: `no WAL page magic of PostgreSQL 10 or newer with a possible segment size and block size, found ${found}`,
     };
   }
   const u16 = (at: number): number => (littleEndian ? bytes.readUInt16LE(at) : bytes.readUInt16BE(at));
@@ -55,10 +65,13 @@ export function decodeLongPageHeader(bytes: Buffer): PageHeaderResult {
     return { ok: false, reason: 'the first page has no long header, so this is not the beginning of a segment' };
   }
   // xlp_rem_len (4 bytes at 16) and 4 bytes of padding stand between the address and the system identifier.
+  const magic = u16(0);
   return {
     ok: true,
     header: {
-      majorVersion,
+      magic,
+      littleEndian,
+      majorVersion: MAJOR_VERSIONS.get(magic) ?? null,
       timeline: u32(4),
       pageAddress: u64(8),
       systemIdentifier: u64(24),
@@ -66,4 +79,25 @@ export function decodeLongPageHeader(bytes: Buffer): PageHeaderResult {
       blockSize: u32(36),
     },
   };
+}
+
+/** The magic of a known release tells the byte order; of any other, the sizes do, which are possible in one order at most. */
+function isLittleEndian(bytes: Buffer): boolean | null {
+  const [little, big] = [bytes.readUInt16LE(0), bytes.readUInt16BE(0)];
+  if (MAJOR_VERSIONS.has(little)) return true;
+  if (MAJOR_VERSIONS.has(big)) return false;
+  if (little > OLDEST_MAGIC && isSegmentSize(bytes.readUInt32LE(32)) && isBlockSize(bytes.readUInt32LE(36)))
+    return true;
+  if (big > OLDEST_MAGIC && isSegmentSize(bytes.readUInt32BE(32)) && isBlockSize(bytes.readUInt32BE(36))) return false;
+  return null;
+}
+
+/** PostgreSQL's `--with-wal-blocksize`: a power of two from 1 to 64 KiB. */
+export function isBlockSize(size: number): boolean {
+  return size >= 1024 && size <= 65_536 && Number.isInteger(Math.log2(size));
+}
+
+/** As PostgreSQL's sources write it. */
+export function hexOfMagic(magic: number): string {
+  return `0x${magic.toString(16).toUpperCase().padStart(4, '0')}`;
 }

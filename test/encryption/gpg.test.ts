@@ -289,7 +289,7 @@ describe('isGpgEncrypted', () => {
   });
 
   it('takes nothing else for one: WAL of all versions, what compresses it, text, few bytes', async () => {
-    for (const magic of [0xd097, 0xd098, 0xd101, 0xd106, 0xd10d, 0xd110, 0xd113, 0xd116, 0xd118]) {
+    for (const magic of [0xd097, 0xd098, 0xd101, 0xd106, 0xd10d, 0xd110, 0xd113, 0xd116, 0xd118, 0xd122]) {
       const page = Buffer.concat([Buffer.alloc(2), randomBytes(14)]);
       page.writeUInt16LE(magic, 0);
       expect(isGpgEncrypted(page)).toBe(false);

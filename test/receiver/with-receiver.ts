@@ -56,7 +56,7 @@ export async function withReceiver<T>(
       errors: new ErrorsDirectory(home.errors, join(backup, '.errors')),
       identity: new SystemIdentity(
         join(backup, 'identity.json'),
-        { find: async () => null, beforeRecording: async () => {} },
+        { archived: async () => null, connected: async () => null, beforeRecording: async () => {} },
         logger,
       ),
       minFree: null,

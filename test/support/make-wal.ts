@@ -14,6 +14,7 @@ const PAGE_MAGIC = new Map([
   [16, 0xd113],
   [17, 0xd116],
   [18, 0xd118],
+  [19, 0xd122],
 ]);
 
 const PAGE_SIZE = 8192;
@@ -32,6 +33,8 @@ export interface WalOptions {
   readonly seed?: number;
   /** Timeline in the page headers, where it is not the name's (an ancestor's, after a promotion). */
   readonly pageTimeline?: number;
+  /** Bytes of a page; default 8 KiB. */
+  readonly blockSize?: number;
 }
 
 export interface MadeWal {
@@ -44,12 +47,13 @@ export const TEST_SYSTEM_IDENTIFIER = 7_123_456_789_012_345_678n;
 /** A segment as PostgreSQL would head it: long header on the first page, short ones on the others, invented records. */
 export function makeWal(options: WalOptions = {}): MadeWal {
   const { major = 15, timeline = 1, size = 1024 * 1024, content = 'compressible', seed = 1 } = options;
+  const { blockSize = PAGE_SIZE } = options;
   const segment = BigInt(options.segment ?? 1);
   const magic = PAGE_MAGIC.get(major);
   if (magic === undefined) throw new Error(`no WAL page magic known for PostgreSQL ${major}`);
   const bytes = Buffer.alloc(size);
   if (content !== 'zeros') fill(bytes, Number(segment % 65_536n) * 65_537 + seed, content === 'random');
-  for (let at = 0; at < size; at += PAGE_SIZE) {
+  for (let at = 0; at < size; at += blockSize) {
     bytes.writeUInt16LE(magic, at);
     bytes.writeUInt16LE(at === 0 ? 0x0002 : 0, at + 2);
     bytes.writeUInt32LE(options.pageTimeline ?? timeline, at + 4);
@@ -58,7 +62,7 @@ export function makeWal(options: WalOptions = {}): MadeWal {
   }
   bytes.writeBigUInt64LE(options.systemIdentifier ?? TEST_SYSTEM_IDENTIFIER, 24);
   bytes.writeUInt32LE(size, 32);
-  bytes.writeUInt32LE(PAGE_SIZE, 36);
+  bytes.writeUInt32LE(blockSize, 36);
   return { name: segmentName(timeline, segment, size), bytes };
 }
 

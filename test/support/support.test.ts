@@ -53,7 +53,7 @@ describe('withPostgres', () => {
 });
 
 describe('makeWal', () => {
-  test.each([10, 11, 12, 13, 14, 15, 16, 17, 18])('makes a valid segment of PostgreSQL %i', (major) => {
+  test.each([10, 11, 12, 13, 14, 15, 16, 17, 18, 19])('makes a valid segment of PostgreSQL %i', (major) => {
     const { name, bytes } = makeWal({ major, timeline: 3, segment: 5_000n, size: 2 * 1024 * 1024 });
     const parsed = parseWalName(name);
     expect(decodeLongPageHeader(bytes)).toMatchObject({

@@ -14,6 +14,7 @@ const RELEASES = [
   [16, 0xd113],
   [17, 0xd116],
   [18, 0xd118],
+  [19, 0xd122],
 ] as const;
 
 interface Fields {
@@ -39,6 +40,11 @@ function headerBytes(fields: Fields, littleEndian: boolean): Buffer {
   return Buffer.from(view.buffer);
 }
 
+/** Above PostgreSQL 10's, and no release of ours has it. */
+const unknownMagics = fc
+  .integer({ min: 0xd098, max: 0xffff })
+  .filter((magic) => RELEASES.every(([, known]) => known !== magic));
+
 const u64 = fc.bigInt({ min: 0n, max: 2n ** 64n - 1n });
 
 describe.each(RELEASES)('the header of PostgreSQL %i', (major, magic) => {
@@ -55,6 +61,8 @@ describe.each(RELEASES)('the header of PostgreSQL %i', (major, magic) => {
           expect(decodeLongPageHeader(bytes)).toEqual({
             ok: true,
             header: {
+              magic,
+              littleEndian,
               majorVersion: major,
               timeline,
               pageAddress: address,
@@ -69,6 +77,42 @@ describe.each(RELEASES)('the header of PostgreSQL %i', (major, magic) => {
   });
 });
 
+test('a magic that no release has yet is read in the byte order in which the sizes are possible ones', () => {
+  fc.assert(
+    fc.property(unknownMagics, fc.boolean(), segmentSizes, (magic, littleEndian, size) => {
+      const fields = { magic, info: 2, timeline: 3, address: BigInt(size) * 5n, system: 7n, size };
+      expect(decodeLongPageHeader(headerBytes(fields, littleEndian))).toMatchObject({
+        ok: true,
+        header: { magic, littleEndian, majorVersion: null, timeline: 3, systemIdentifier: 7n, segmentSize: size },
+      });
+    }),
+  );
+});
+
+test.each([
+  ['no possible segment size', 1024 * 1024 + 1, 8192],
+  ['no possible block size', 1024 * 1024, 512],
+  ['a block size that is no power of two', 1024 * 1024, 8191],
+  ['a block size above 64 KiB', 1024 * 1024, 131_072],
+])('an unknown magic with %s is refused', (_what, size, blockSize) => {
+  const bytes = headerBytes({ magic: 0xd130, info: 2, timeline: 1, address: 0n, system: 1n, size }, true);
+  bytes.writeUInt32LE(blockSize, 36);
+  const result = decodeLongPageHeader(bytes);
+  expect(result.ok ? '' : result.reason).toMatch(/with a possible segment size and block size, found 0xD130/);
+});
+
+test('every magic below that of PostgreSQL 10 is refused, in both byte orders', () => {
+  for (let magic = 0; magic < 0xd097; magic += 1) {
+    for (const littleEndian of [true, false]) {
+      const bytes = headerBytes(
+        { magic, info: 2, timeline: 1, address: 0n, system: 1n, size: 1024 * 1024 },
+        littleEndian,
+      );
+      if (decodeLongPageHeader(bytes).ok) expect({ magic, littleEndian }).toBe('refused');
+    }
+  }
+});
+
 test('no bytes make it throw', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 80 }), (bytes) => {
@@ -79,11 +123,11 @@ test('no bytes make it throw', () => {
 
 test.each([
   ['too few bytes', Buffer.alloc(39), /40 bytes, found 39/],
-  ['zeros', Buffer.alloc(40), /no WAL page magic of PostgreSQL 10 to 18, found 0x0000/],
+  ['zeros', Buffer.alloc(40), /no WAL page magic of PostgreSQL 10 or newer.*, found 0x0000/],
   [
     'PostgreSQL 9.6',
     headerBytes({ magic: 0xd093, info: 2, timeline: 1, address: 0n, system: 1n, size: 1 }, true),
-    /0xd093/,
+    /0xD093/,
   ],
   [
     'a page that is not the first',
