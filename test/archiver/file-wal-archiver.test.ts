@@ -1,4 +1,5 @@
 import { execFileSync } from 'node:child_process';
+import { appendFileSync } from 'node:fs';
 import {
   appendFile,
   mkdir,
@@ -21,6 +22,18 @@ import { namesOf } from '../storage/with-storage.ts';
 import { withArchiver } from './with-archiver.ts';
 
 const { name, bytes } = makeWal();
+/** Does something while a file is written again and again, more often than a file has to be left alone to be taken. */
+async function whileWritten<T>(path: string, piece: string | Buffer, work: () => Promise<T>): Promise<T> {
+  // In this very process and synchronously: a pause of the machine stops the writer and the work alike.
+  const write = setInterval(() => appendFileSync(path, piece), 50);
+  try {
+    appendFileSync(path, piece);
+    return await work();
+  } finally {
+    clearInterval(write);
+  }
+}
+
 const nameOf = (segment: number): string => makeWal({ segment, content: 'zeros' }).name;
 const HISTORY = '1\t0/500000\tno recovery target specified\n';
 
@@ -133,10 +146,10 @@ describe.concurrent('what is not whole yet', () => {
       await writeFile(path, HISTORY);
       // Older than it is by its mtime: the time of the inode counts, which nobody can set back.
       await utimes(path, 1, 1);
-      const passes = archive();
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      await appendFile(path, '2\t0/900000\tanother\n');
-      expect(await passes).toMatchObject({ archived: [], incomplete: 1 });
+      expect(await whileWritten(path, '2\t0/900000\tanother\n', archive)).toMatchObject({
+        archived: [],
+        incomplete: 1,
+      });
       await writeFile(path, HISTORY.slice(0, -1));
       expect(await archive()).toMatchObject({ archived: [], incomplete: 1 });
       await writeFile(path, HISTORY);
@@ -148,12 +161,13 @@ describe.concurrent('what is not whole yet', () => {
       const packed = await createCompressor({ compression: 'gzip' }).compress(bytes);
       const path = join(incoming, name);
       await writeFile(path, packed.subarray(0, 100_000));
-      const growing = archive();
-      await new Promise((resolve) => setTimeout(resolve, 300));
-      await appendFile(path, packed.subarray(100_000, 200_000));
-      expect(await growing).toMatchObject({ archived: [], incomplete: 1 });
+      expect(await whileWritten(path, packed.subarray(100_000, 100_100), archive)).toMatchObject({
+        archived: [],
+        incomplete: 1,
+      });
+      await writeFile(path, packed.subarray(0, 200_000));
       expect(await archive()).toMatchObject({ archived: [], incomplete: 1, unknown: [] });
-      await appendFile(path, packed.subarray(200_000));
+      await writeFile(path, packed);
       expect(await archive()).toMatchObject({ archived: [{ name, compression: 'gzip' }] });
       const damaged = Buffer.from(packed);
       damaged.fill(0x55, 1000, 50_000);

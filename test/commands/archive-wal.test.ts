@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { chmod, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -173,7 +174,7 @@ test('all means every server; inactive and passive ones are told, one that anoth
   }));
 
 test('SIGTERM finishes what is in hand and leaves the rest', () =>
-  withServer({ pre_archive_script: 'sleep 0.2' }, async (server) => {
+  withServer({ pre_archive_script: 'touch began; until test -e go; do sleep 0.02; done' }, async (server) => {
     for (let segment = 1; segment <= 30; segment += 1) await writeWal(server.incoming, { segment });
     await ensureBuilt();
     const child = spawn(process.execPath, [CLI, '-c', server.config, '-f', 'json', 'archive-wal', 'main'], {
@@ -181,10 +182,10 @@ test('SIGTERM finishes what is in hand and leaves the rest', () =>
       stdio: 'ignore',
     });
     const ended = once(child, 'close');
-    await until('a file to be taken in hand', async () =>
-      (await namesIn(server.incoming)).some((name) => name.startsWith('.walwarden-')),
-    );
+    await until('a file to be taken in hand', () => existsSync(join(server.home, 'began')));
     child.kill('SIGTERM');
+    // It hears of the signal before it hears of the end of its script.
+    await writeFile(join(server.home, 'go'), '');
     const [status] = await ended;
     expect(status).toBe(0);
     const waiting = await namesIn(server.incoming);

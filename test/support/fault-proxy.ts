@@ -34,8 +34,8 @@ export type Fault =
       readonly body?: string;
       readonly headers?: Record<string, string>;
     }
-  /** Waits for the promise, then goes on as if nothing were wrong. */
-  | { readonly kind: 'hold'; readonly until: Promise<unknown> };
+  /** Waits for the promise, then does what `afterwards` says; without it the request goes on as if nothing were wrong. */
+  | { readonly kind: 'hold'; readonly until: Promise<unknown>; readonly afterwards?: Fault };
 
 interface Rule {
   readonly matches: (request: SeenRequest) => boolean;
@@ -110,7 +110,11 @@ export class FaultProxy implements AsyncDisposable {
   async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const seen = describeRequest(request);
     this.seen.push(seen);
-    const fault = this.#take(seen);
+    let fault = this.#take(seen);
+    while (fault?.kind === 'hold') {
+      await fault.until;
+      fault = fault.afterwards;
+    }
     if (fault?.kind === 'reset') {
       request.socket.resetAndDestroy();
       return;
@@ -125,7 +129,6 @@ export class FaultProxy implements AsyncDisposable {
       response.end(fault.body);
       return;
     }
-    if (fault?.kind === 'hold') await fault.until;
     await this.#forward(request, response, fault);
   }
 
