@@ -19,13 +19,14 @@ export function depositParts(server: Server): DepositParts {
 }
 
 export function finderParts(server: Server): WalFinderParts {
-  const { config, strategy, keys } = server;
+  const { config, strategy, keys, identity } = server;
   return {
     strategy,
     incoming: config.options.incoming_wals_directory,
     streaming: config.options.streaming_wals_directory,
     keys,
     before: localArchiveOf(config),
+    foreign: (systemIdentifier) => identity.foreign(systemIdentifier),
     checkAbsent: (names) => server.checkAbsent(names),
   };
 }

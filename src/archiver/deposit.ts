@@ -1,6 +1,7 @@
-import { readFile } from 'node:fs/promises';
+import { lstat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { fsyncDirectory, fsyncFile, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
+import { openDelivered, readDelivered, readWhole, type DeliveredFile } from '../durable/delivered-file.ts';
+import { fsyncDirectory, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
@@ -53,7 +54,7 @@ export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: 
  */
 export async function depositWal(parts: DepositParts, name: WalName, temporary: string): Promise<Deposited> {
   const final = join(parts.incoming, name);
-  const bytes = await readFile(temporary);
+  const bytes = await readDelivered(temporary);
   try {
     for (;;) {
       const found = await compareEverywhere(parts, name, bytes);
@@ -100,21 +101,29 @@ async function compareArchived(parts: DepositParts, name: WalName, bytes: Buffer
 }
 
 async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {
+  let opened: DeliveredFile;
   let waiting: Buffer;
   try {
-    waiting = await readFile(path);
+    opened = await openDelivered(path);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { result: 'absent' };
-    throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
+    throw cantRead(path, error);
+  }
+  await using file = opened;
+  try {
+    waiting = await readWhole(file);
+  } catch (error) {
+    throw cantRead(path, error);
   }
   try {
     if (!(await plainBytes(waiting, keys)).equals(await plainBytes(bytes, keys))) {
       return { result: 'different', reason: `its content is another than that of ${path}, which waits to be archived` };
     }
     // Whoever put it there may have crashed before its fsync, and now we vouch for it.
-    await fsyncFile(path);
+    await file.handle.sync();
     await fsyncDirectory(dirname(path));
-    return { result: 'same' };
+    // It may have moved on, or another file may have taken its place.
+    return { result: (await lstat(path, { bigint: true })).ino === file.stat.ino ? 'same' : 'absent' };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { result: 'absent' }; // it moved on
     // What can't be read back is no copy of it; what can't be looked at right now is no answer.
@@ -123,6 +132,10 @@ async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): P
     }
     return { result: 'different', reason: `${path} can't be compared with it: ${messageOf(error)}` };
   }
+}
+
+function cantRead(path: string, cause: unknown): WalwardenError {
+  return new WalwardenError('storage', `can't read ${path}: ${messageOf(cause)}`, { cause });
 }
 
 /** PostgreSQL retries a refused file for ever; one copy in errors is enough. */
@@ -135,7 +148,17 @@ async function keepOnce(
 ): Promise<string> {
   for (const file of await errors.list()) {
     if (file.kind !== 'duplicate' || !file.entry.startsWith(`${name}.`)) continue;
-    if ((await readFile(errors.pathOf(file))).equals(bytes)) return file.entry;
+    if (await holds(errors.pathOf(file), bytes)) return file.entry;
   }
   return errors.takeCopy(temporary, name, 'duplicate', reason);
+}
+
+/** False also for what can't be read: that is no copy. */
+async function holds(path: Buffer, bytes: Buffer): Promise<boolean> {
+  try {
+    return (await readDelivered(path)).equals(bytes);
+  } catch (error) {
+    if (error instanceof WalwardenError || errnoOf(error) !== undefined) return false;
+    throw error;
+  }
 }

@@ -127,10 +127,11 @@ export class SystemIdentity {
 
   /** The identity as far as it is known; null for an archive that never saw a segment. Read anew: another process may have made it another one. */
   async current(): Promise<Identity | null> {
-    return (
-      (await readIdentity(this.path)) ??
-      (await this.#adopt((await this.#sources.archived()) ?? (await this.#sources.connected())))
-    );
+    return (await readIdentity(this.path)) ?? (await this.#adopt(await this.#find()));
+  }
+
+  async #find(): Promise<Identity | null> {
+    return (await this.#sources.archived()) ?? (await this.#sources.connected());
   }
 
   async #adopt(found: Identity | null): Promise<Identity | null> {
@@ -168,13 +169,27 @@ export class SystemIdentity {
     await replaceIdentity(this.path, await this.#withVersion(identity));
   }
 
+  /** Null when a segment belongs here, or when nothing tells whose this archive is, else why it doesn't. Records nothing. */
+  async foreign(systemIdentifier: bigint): Promise<string | null> {
+    try {
+      const ours = (await readIdentity(this.path)) ?? (await this.#find());
+      return ours === null ? null : this.#difference(ours, String(systemIdentifier));
+    } catch {
+      return null; // a damaged identity.json, say: what waits is handed out all the same, and PostgreSQL looks as well
+    }
+  }
+
   /** Null when a segment belongs here, else why it doesn't. The first one of all is taken as ours, and recorded. */
   async accept(systemIdentifier: bigint, majorVersion: number | null): Promise<string | null> {
     const found = identityOf(systemIdentifier, majorVersion);
     const ours = (await this.current()) ?? (await this.#adopt(found));
-    if (ours === null || ours.systemid === found.systemid) return null;
+    return ours === null ? null : this.#difference(ours, found.systemid);
+  }
+
+  #difference(ours: Identity, systemid: string): string | null {
+    if (ours.systemid === systemid) return null;
     return (
-      `it is WAL of another cluster: its system identifier is ${found.systemid}, ` +
+      `it is WAL of another cluster: its system identifier is ${systemid}, ` +
       `and this archive belongs to ${ours.systemid} (${this.path})`
     );
   }

@@ -1,8 +1,8 @@
-import { constants } from 'node:fs';
-import { lstat, open, readdir, type FileHandle } from 'node:fs/promises';
+import { lstat, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.ts';
+import { oddityOf, openDelivered } from '../durable/delivered-file.ts';
 import { OUT_OF_RESOURCES, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimedName, claimPath } from '../storage/claim.ts';
@@ -107,18 +107,17 @@ export async function inspectWaiting(
   const claimed = options.claimed === true;
   const path = claimed ? claimPath(join(directory, name), name) : join(directory, name);
   try {
-    const stat = await lstat(path, { bigint: true });
-    const changedMs = Number(stat.ctimeNs / 1_000_000n);
-    if (!stat.isFile()) {
-      return { state: 'unknown', reason: `it is ${typeOf(stat)}, not a regular file`, changedMs };
+    const found = await lstat(path, { bigint: true });
+    const odd = oddityOf(found);
+    if (odd !== null) {
+      // What is too large for WAL is too large to be moved about as well.
+      const state = odd.what === 'size' ? 'failed' : 'unknown';
+      return { state, reason: odd.reason, changedMs: changedMsOf(found) };
     }
-    const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-    try {
-      const wal = { name, path, identity: identityOf(stat), claimed, changedMs };
-      return await look(wal, handle, changedMs, options);
-    } finally {
-      await handle.close();
-    }
+    await using file = await openDelivered(path);
+    const changedMs = changedMsOf(file.stat);
+    const wal = { name, path, identity: identityOf(file.stat), claimed, changedMs };
+    return await look(wal, file.handle, changedMs, options);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { state: 'gone' };
     // Not this file's fault: every other one would fail as well.
@@ -207,14 +206,6 @@ async function readStart(handle: FileHandle, length: number): Promise<Buffer> {
   return buffer.subarray(0, done);
 }
 
-function typeOf(stat: {
-  isDirectory(): boolean;
-  isSymbolicLink(): boolean;
-  isFIFO(): boolean;
-  isSocket(): boolean;
-}): string {
-  if (stat.isDirectory()) return 'a directory';
-  if (stat.isSymbolicLink()) return 'a symbolic link';
-  if (stat.isFIFO()) return 'a fifo';
-  return stat.isSocket() ? 'a socket' : 'a device';
+function changedMsOf({ ctimeNs }: { readonly ctimeNs: bigint }): number {
+  return Number(ctimeNs / 1_000_000n);
 }

@@ -1,6 +1,5 @@
-import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { openDelivered, readDelivered, readWhole } from '../durable/delivered-file.ts';
 import { isThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
@@ -27,6 +26,8 @@ export interface WalFinderParts {
   readonly keys: ReadingKeys;
   /** A directory that was the archive before it was in a bucket; null for none. */
   readonly before?: string | null | undefined;
+  /** Why a delivered segment of this system identifier is not this archive's; null when it is, or when that can't be told. */
+  readonly foreign: (systemIdentifier: bigint) => Promise<string | null>;
   /**
    * Throws `storage` when files that were not found can't be called absent: the
    * archive as a whole is not there, or its catalogue has them.
@@ -45,7 +46,12 @@ export interface FoundWal {
 }
 
 /** What one place has to say about a name. */
-type Look = { readonly bytes: Buffer; readonly path: string } | null;
+type Look = {
+  readonly bytes: Buffer;
+  readonly path: string;
+  /** It lies where others may write, and nothing has looked whose it is. */
+  readonly delivered?: true;
+} | null;
 
 /**
  * Finds a WAL file wherever it may be on its way: archive, incoming, streaming,
@@ -54,7 +60,7 @@ type Look = { readonly bytes: Buffer; readonly path: string } | null;
  * `incomplete-wal`, `program`.
  */
 export async function findWal(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
-  const { strategy, streaming, keys } = parts;
+  const { strategy, streaming } = parts;
   const names = [name];
   let problem: unknown = null;
   const archived = (wanted: WalName) => async (): Promise<Look> => {
@@ -67,7 +73,7 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
     return waitingPlaces(parts, wanted).map((path) => () => read(path));
   };
   const before = (wanted: WalName): (() => Promise<Look>)[] =>
-    formerPlaces(parts, wanted).map((path) => () => readWaiting(path));
+    formerPlaces(parts, wanted).map((path) => () => readFormer(path));
   const looks = [archived(name), ...waiting(name), ...before(name), archived(name)];
   if (partial && walKind(name) === 'segment') {
     const partialName = walName(`${name}.partial`);
@@ -88,7 +94,7 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   for (const look of looks) {
     try {
       const found = await look();
-      if (found !== null) return await openFound(keys, name, found.path, found.bytes);
+      if (found !== null) return await openFound(parts, name, found);
     } catch (error) {
       problem ??= error;
     }
@@ -121,12 +127,17 @@ async function isWaiting(path: string): Promise<boolean> {
 
 async function readWaiting(path: string): Promise<Look> {
   try {
-    await using handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    return { path, bytes: await handle.readFile() };
+    return { path, bytes: await readDelivered(path), delivered: true };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
   }
+}
+
+/** What was archived before a pg_upgrade is another cluster's, and ours all the same. */
+async function readFormer(path: string): Promise<Look> {
+  const found = await readWaiting(path);
+  return found === null ? null : { path, bytes: found.bytes };
 }
 
 /**
@@ -137,23 +148,27 @@ async function readWaiting(path: string): Promise<Look> {
  */
 async function readGrowing(path: string): Promise<Look> {
   try {
-    await using handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    const bytes = await handle.readFile();
+    await using file = await openDelivered(path);
+    const bytes = await readWhole(file);
     const end = endOfContent(bytes);
     if (end === 0) return null;
     for (let at = 0; at < end;) {
-      const { bytesRead } = await handle.read(bytes, at, end - at, at);
+      const { bytesRead } = await file.handle.read(bytes, at, end - at, at);
       if (bytesRead === 0) throw new WalwardenError('storage', `${path} became shorter while it was read`);
       at += bytesRead;
     }
-    return { path, bytes };
+    return { path, bytes, delivered: true };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
   }
 }
 
-async function openFound(keys: ReadingKeys, name: WalName, path: string, bytes: Buffer): Promise<FoundWal> {
+async function openFound(
+  { keys, foreign }: WalFinderParts,
+  name: WalName,
+  { path, bytes, delivered }: NonNullable<Look>,
+): Promise<FoundWal> {
   try {
     const decrypted = await decrypt(bytes, keys);
     const plain = await decompressStored(decrypted, keys);
@@ -162,6 +177,9 @@ async function openFound(keys: ReadingKeys, name: WalName, path: string, bytes: 
     if (verdict !== null && verdict.verdict !== 'valid') {
       throw new WalwardenError(verdict.verdict === 'incomplete' ? 'incomplete-wal' : 'damaged', verdict.reason);
     }
+    const header = verdict?.header ?? null;
+    const reason = delivered === true && header !== null ? await foreign(header.systemIdentifier) : null;
+    if (reason !== null) throw new WalwardenError('invalid-wal', reason);
     return { name, path, decrypted, plain };
   } catch (error) {
     if (!(error instanceof WalwardenError)) throw error;

@@ -1,9 +1,9 @@
-import { lstat, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { findCovering, isTimelineLeftIn, withoutPadding } from '../archiver/covering-wal.ts';
 import { summariseErrorFiles, type ErrorFile } from '../archiver/errors-directory.ts';
 import { identityIn } from '../archiver/identity.ts';
 import { findServer } from '../config/config.ts';
+import { readDelivered } from '../durable/delivered-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { openServer, type Server } from '../server.ts';
 import { claimPath } from '../storage/claim.ts';
@@ -136,8 +136,7 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
     return { state: 'unusable', text: `${JSON.stringify(file.name)} is not the name of a WAL file` };
   let bytes: Buffer;
   try {
-    if (!(await lstat(path)).isFile()) return { state: 'unusable', text: 'it is not a regular file' };
-    bytes = await readFile(path);
+    bytes = await readDelivered(path);
   } catch (error) {
     return { state: 'unusable', text: `it can not be read: ${messageOf(error)}` };
   }

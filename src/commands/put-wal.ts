@@ -1,9 +1,9 @@
-import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { extract, type Header } from 'tar-stream';
 import { depositWal, verifyDelivery, type Deposited } from '../archiver/deposit.ts';
 import { receiveFile } from '../archiver/receive-file.ts';
 import { findServer } from '../config/config.ts';
+import { readDelivered } from '../durable/delivered-file.ts';
 import { unlinkIfThere } from '../durable/durable-file.ts';
 import { messageOf, WalwardenError } from '../errors.ts';
 import { PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
@@ -49,7 +49,7 @@ export async function putWal(
   const results: { name: WalName; deposited: Deposited }[] = [];
   try {
     checkSums(files, sums);
-    for (const { name, temporary } of files) await verifyDelivery(parts, name, await readFile(temporary));
+    for (const { name, temporary } of files) await verifyDelivery(parts, name, await readDelivered(temporary));
     for (const { name, temporary } of files) {
       const deposited = await depositWal(parts, name, temporary);
       results.push({ name, deposited });

@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import { open, readdir, readFile, rename, stat, type FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { openDelivered } from '../durable/delivered-file.ts';
 import { copyAsOurs, fsyncDirectory, makeDirectory, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { PostgresError } from '../postgres/failure.ts';
@@ -45,7 +46,9 @@ export async function keepReceived(settings: KeptSettings, start: StreamingStart
     await makeDirectory(directory);
     const unfinished = `${target}${UNFINISHED}`;
     await unlinkIfThere(unfinished);
-    await copyAsOurs(source, unfinished);
+    await using received = await openDelivered(source);
+    const inode = `/proc/self/fd/${received.handle.fd}`;
+    await copyAsOurs(inode, unfinished);
     await using handle = await open(unfinished, constants.O_RDWR);
     await handle.truncate(length);
     await handle.sync();
@@ -253,7 +256,7 @@ async function keptEntries(directory: string): Promise<string[]> {
 
 async function openIfThere(path: string): Promise<FileHandle | null> {
   try {
-    return await open(path, constants.O_RDONLY);
+    return (await openDelivered(path)).handle;
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
     throw error;

@@ -1,16 +1,18 @@
-import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import { openDelivered } from '../durable/delivered-file.ts';
 
 const CHUNK = 1024 * 1024;
 
 /** How many bytes of a partial file, up to a limit, were received: the zeros at its end are what it was padded with. */
 export async function endOfContent(path: string, limit = Infinity): Promise<number> {
-  await using handle = await open(path, constants.O_RDONLY);
-  let end = Math.min((await handle.stat()).size, limit);
+  await using file = await openDelivered(path);
+  let end = Math.min(Number(file.stat.size), limit);
   const buffer = Buffer.alloc(Math.min(CHUNK, end));
   while (end > 0) {
     const start = Math.max(0, end - buffer.length);
-    const last = (await readAt(handle, buffer.subarray(0, end - start), start)).findLastIndex((byte) => byte !== 0);
+    const last = (await readAt(file.handle, buffer.subarray(0, end - start), start)).findLastIndex(
+      (byte) => byte !== 0,
+    );
     if (last >= 0) return start + last + 1;
     end = start;
   }

@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import { openDelivered } from '../durable/delivered-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import type { StreamingFile } from './streaming-directory.ts';
@@ -51,14 +52,16 @@ async function repair(
   const unchanged = async (handle: FileHandle): Promise<boolean> => (await handle.stat()).size === size;
   if (size < segmentSize) {
     // Appended: whatever is written at the same time, nothing of it is written over.
-    await using handle = await open(path, constants.O_WRONLY | constants.O_APPEND);
+    await using file = await openDelivered(path, constants.O_WRONLY | constants.O_APPEND);
+    const { handle } = file;
     if (!(await unchanged(handle))) return;
     await fillUp(handle, size, segmentSize);
     await handle.sync();
     logger.warn(facts, `${path} ${sizes}: filled up with zeros, so that pg_receivewal can go on with it`);
     return;
   }
-  await using handle = await open(path, constants.O_WRONLY);
+  await using file = await openDelivered(path, constants.O_WRONLY);
+  const { handle } = file;
   if (!(await unchanged(handle))) return;
   const copy = await errors.takeCopy(path, entry, 'unknown', `it ${sizes}; the rest was cut off in streaming`);
   if (!(await unchanged(handle))) return;

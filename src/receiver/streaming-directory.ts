@@ -1,6 +1,7 @@
 import { constants, type Stats } from 'node:fs';
-import { access, open, readdir, stat } from 'node:fs/promises';
+import { access, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { openDelivered } from '../durable/delivered-file.ts';
 import { writeNewFile, fsyncDirectory } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { Lsn } from '../wal/lsn.ts';
@@ -121,8 +122,13 @@ export function findStreamingStart(files: readonly StreamingFile[], segmentSize:
 export async function readHeader(directory: string, file: StreamingFile): Promise<LongPageHeader | null> {
   const path = join(directory, file.entry);
   try {
-    await using handle = await open(path, constants.O_RDONLY);
-    const { buffer, bytesRead } = await handle.read(Buffer.alloc(LONG_PAGE_HEADER_SIZE), 0, LONG_PAGE_HEADER_SIZE, 0);
+    await using found = await openDelivered(path);
+    const { buffer, bytesRead } = await found.handle.read(
+      Buffer.alloc(LONG_PAGE_HEADER_SIZE),
+      0,
+      LONG_PAGE_HEADER_SIZE,
+      0,
+    );
     const decoded = decodeLongPageHeader(buffer.subarray(0, bytesRead));
     return decoded.ok ? decoded.header : null;
   } catch (cause) {

@@ -7,7 +7,6 @@ import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
 import type { DigestEntry, DigestJournal } from './digest-journal.ts';
-import { identityOf, sameIdentity, type FileIdentity } from './file-identity.ts';
 import { sha256 } from './sha256.ts';
 import { decrypt, formatOf, type ReadingKeys } from './stored-content.ts';
 import type { StoredWal } from './wal-storage-strategy.ts';
@@ -150,12 +149,11 @@ export async function readDirectory(path: string): Promise<string[]> {
   }
 }
 
-/** The bytes of a file; null when there is none, or another than expected. */
-export async function readOne(path: string, expected?: FileIdentity): Promise<{ bytes: Buffer; mtime: number } | null> {
+/** The bytes of a file of the archive; null when there is none. */
+async function readOne(path: string): Promise<{ bytes: Buffer; mtime: number } | null> {
   try {
-    await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     const stat = await handle.stat({ bigint: true });
-    if (expected !== undefined && !sameIdentity(identityOf(stat), expected)) return null;
     return { bytes: await handle.readFile(), mtime: secondsOfNs(stat.mtimeNs) };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;

@@ -1,7 +1,6 @@
 import type { CompressionSettings } from '../compression/codec.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
-import { readOne } from './archived-files.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { MemoryBudget } from './memory-budget.ts';
 import { ObjectComparer } from './s3/compare-objects.ts';
@@ -14,7 +13,7 @@ import { buildWalObjectKey, walsPrefix, type WalRoot } from './s3/wal-object-key
 import { formatWalObjectMetadata } from './s3/wal-object-metadata.ts';
 import { WalObjects } from './s3/wal-objects.ts';
 import { sha256 } from './sha256.ts';
-import { removeSources } from './sources.ts';
+import { readSource, removeSources } from './sources.ts';
 import { SpareBuffers } from './spare-buffers.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
 import { StagerOnDemand } from './stager.ts';
@@ -208,7 +207,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   /** There are objects of this name. They are left as they are, whatever comes out; null when there are none any more. */
   async #judgeDuplicate(wal: WaitingWal, keys: readonly string[], digest: string): Promise<CommitResult | null> {
-    const incoming = async (): Promise<Buffer | null> => (await readOne(wal.path, wal.identity))?.bytes ?? null;
+    const incoming = (): Promise<Buffer | null> => readSource(wal);
     const comparison = await this.#comparer.compareAll({ name: wal.name, digest, incoming }, keys);
     switch (comparison.result) {
       case 'changed':

@@ -14,13 +14,13 @@ import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, type WalName } from '../wal/wal-name.ts';
-import { ArchivedFiles, readDirectory, readOne, storageError } from './archived-files.ts';
+import { ArchivedFiles, readDirectory, storageError } from './archived-files.ts';
 import { claimPath } from './claim.ts';
 import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 import { sha256 } from './sha256.ts';
-import { removeSources, sourceError } from './sources.ts';
+import { readSource, removeSources, sourceError } from './sources.ts';
 import { StagerOnDemand } from './stager.ts';
 import type { StageResult } from './staged.ts';
 import type { ReadingKeys } from './stored-content.ts';
@@ -202,9 +202,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
 
   /** There is a file of this name already. It is left as it is, whatever comes out. */
   async #judgeDuplicate(wal: WaitingWal, final: string): Promise<CommitResult> {
-    const incoming = await readOne(wal.path, wal.identity);
+    const incoming = await readSource(wal);
     if (incoming === null) return { outcome: 'restage', reason: `${wal.path} changed` };
-    const comparison = await this.compare(wal.name, incoming.bytes);
+    const comparison = await this.compare(wal.name, incoming);
     if (comparison.result === 'different') return { outcome: 'conflict', reason: comparison.reason };
     const info = comparison.result === 'same' ? await this.makeDurable(wal.name) : null;
     if (info === null) return { outcome: 'restage', reason: `${final} is gone` };

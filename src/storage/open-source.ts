@@ -1,5 +1,6 @@
-import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, fstatSync, readSync } from 'node:fs';
 import { RECOGNITION_BYTES } from '../compression/codecs.ts';
+import { openDeliveredSync } from '../durable/delivered-file.ts';
 import { OUT_OF_RESOURCES } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
@@ -17,12 +18,12 @@ export class SourceFault extends Error {
 export async function withSource<T>(task: TransformTask, work: (fd: number) => Promise<T>): Promise<T | StageFailure> {
   let fd: number;
   try {
-    fd = openSync(task.source, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    ({ fd } = openDeliveredSync(task.source));
   } catch (error) {
     const errno = errnoOf(error) ?? '';
     if (errno === 'ENOENT') return { outcome: 'changed', reason: 'it is gone' };
     const side = OUT_OF_RESOURCES.has(errno) ? 'destination' : 'source';
-    return { outcome: 'failed', side, reason: messageOf(error), errno };
+    return { outcome: 'failed', side, reason: messageOf(error), errno: errno === '' ? null : errno };
   }
   try {
     if (!isStill(task, fd)) return { outcome: 'changed', reason: 'it changed since it was looked at' };

@@ -1,6 +1,7 @@
 import { lstat } from 'node:fs/promises';
+import { openDelivered, readWhole } from '../durable/delivered-file.ts';
 import { fsyncParents, unlinkIfThere } from '../durable/durable-file.ts';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { identityOf, sameIdentity } from './file-identity.ts';
 import type { WaitingWal } from './wal-storage-strategy.ts';
 
@@ -20,6 +21,17 @@ export async function removeSources(wals: readonly WaitingWal[]): Promise<void> 
     removed.push(wal.path);
   }
   await fsyncParents(removed);
+}
+
+/** The bytes of a waiting file; null when it is not the one any more that was staged. */
+export async function readSource(wal: WaitingWal): Promise<Buffer | null> {
+  try {
+    await using file = await openDelivered(wal.path);
+    return sameIdentity(identityOf(file.stat), wal.identity) ? await readWhole(file) : null;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || isErrorCode(error, 'invalid-wal')) return null;
+    throw error;
+  }
 }
 
 async function isStill(wal: WaitingWal): Promise<boolean> {

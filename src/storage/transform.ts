@@ -2,15 +2,13 @@ import pLimit from 'p-limit';
 import type { CompressionName, Compressor } from '../compression/codec.ts';
 import { decompress } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
+import { MAX_DELIVERED_SIZE } from '../durable/delivered-file.ts';
 import { isErrorCode } from '../errors.ts';
 import { judgeContent, type Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName } from '../wal/wal-name.ts';
 import { readFully, SourceFault } from './open-source.ts';
 import { sha256 } from './sha256.ts';
 import type { StagedFacts, StageFailure, TransformTask } from './staged.ts';
-
-/** A segment that could not be compressed is a little larger afterwards. */
-const MAX_DELIVERED_SIZE = BigInt(MAX_SEGMENT_SIZE) * 2n;
 
 /**
  * What one thread does with bytes in memory, it does for one file at a time:

@@ -24,7 +24,7 @@ export function parseTimelineHistory(text: string, name: string): TimelineSwitch
     if (match === null) {
       throw new WalwardenError(
         'invalid-wal',
-        `${name}, line ${index + 1}: expected a timeline, its switch point and a reason, found ${JSON.stringify(line.slice(0, 80))}`,
+        `${name}, line ${index + 1}: expected a timeline, its switch point and a reason, found ${line.length} characters that are not these`,
       );
     }
     const timeline = Number(match[1]);

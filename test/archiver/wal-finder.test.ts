@@ -1,6 +1,7 @@
-import { open, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { expect, test } from 'vitest';
+import { execFileSync } from 'node:child_process';
+import { mkdir, open, rename, symlink, truncate, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { describe, expect, test } from 'vitest';
 import { findWal, peekWals, type FoundWal, type WalFinderParts } from '../../src/archiver/wal-finder.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import { withStorage, type TestStorage } from '../storage/with-storage.ts';
@@ -14,7 +15,14 @@ interface Finder extends TestStorage {
 function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
   return withStorage({}, (storage) => {
     const { incoming, streaming, keys } = storage;
-    const parts = { strategy: storage.open(), incoming, streaming, keys, checkAbsent: async () => undefined };
+    const parts = {
+      strategy: storage.open(),
+      incoming,
+      streaming,
+      keys,
+      foreign: async () => null,
+      checkAbsent: async () => undefined,
+    };
     return body({
       ...storage,
       parts,
@@ -107,3 +115,50 @@ test('a partial file that becomes complete while it is looked for is found under
       await looking;
     }
   }));
+
+describe('what others put under the name of a WAL file', () => {
+  const places = ['incoming', 'streaming'] as const;
+  const odd: readonly [string, (path: string, other: string) => Promise<unknown>][] = [
+    ['a link to a segment elsewhere', (path, other) => symlink(other, path)],
+    ['a link to an endless device', (path) => symlink('/dev/zero', path)],
+    ['a fifo', async (path) => execFileSync('mkfifo', [path])],
+    ['more bytes than WAL has', (path) => writeFile(path, '').then(() => truncate(path, 2 ** 31))],
+  ];
+  for (const [what, make] of odd) {
+    test.each(places)(`${what} is not handed out from %s, and is no "not there"`, (place) =>
+      withFinder(async (finder) => {
+        const elsewhere = join(finder.home, 'elsewhere');
+        await mkdir(elsewhere);
+        const { path } = await writeWal(elsewhere, { segment: 1 });
+        await make(join(finder[place], nameOf(1)), path);
+        await expect(finder.find(1)).rejects.toMatchObject({
+          code: 'storage',
+          message: expect.stringMatching(/it (is|has)/),
+        });
+      }),
+    );
+  }
+
+  test.each(places)('a segment of another cluster in %s is not handed out', (place) =>
+    withFinder(async (finder) => {
+      await writeWal(finder[place], { segment: 1, systemIdentifier: 42n });
+      const foreign = async (id: bigint): Promise<string | null> => (id === 42n ? 'it is of another cluster' : null);
+      await expect(findWal({ ...finder.parts, foreign }, nameOf(1), false)).rejects.toMatchObject({
+        code: 'invalid-wal',
+        message: `${join(finder[place], nameOf(1))} can't be used: it is of another cluster`,
+      });
+    }),
+  );
+
+  test('an archived segment of the cluster before pg_upgrade is handed out', () =>
+    withFinder(async ({ parts, wals, find }) => {
+      const { bytes } = makeWal({ segment: 1, systemIdentifier: 42n });
+      const path = parts.strategy.getFullPath(nameOf(1));
+      await mkdir(dirname(path), { recursive: true });
+      await writeFile(path, bytes);
+      expect(path.startsWith(wals)).toBe(true);
+      const found = await findWal({ ...parts, foreign: async () => 'no' }, nameOf(1), false);
+      expect(found?.plain.equals(bytes)).toBe(true);
+      expect(await find(1)).not.toBeNull();
+    }));
+});

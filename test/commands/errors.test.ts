@@ -124,7 +124,8 @@ describe.concurrent('errors explain', () => {
       await inErrors(server, makeWal({ segment: 8 }).name, gzipSync(makeWal({ segment: 8 }).bytes).subarray(0, 999));
       const { status, stdout } = await server.cli(['errors', 'explain', 'main']);
       expect(status).toBe(0);
-      expect(stdout.match(/it is not a regular file/g)).toHaveLength(2);
+      expect(stdout).toContain('it is a directory, not a regular file');
+      expect(stdout).toContain('it is a symbolic link, not a regular file');
       expect(stdout).toContain('it does not read back: ');
     }));
 });

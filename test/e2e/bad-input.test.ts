@@ -450,7 +450,7 @@ describe.concurrent('a file in incoming', () => {
         if (kind === 'a directory') expect(await readFile(join(server.errors, entry, 'content'), 'utf8')).toBe('kept');
       }
       const explained = await server.cli(['errors', 'explain', 'main']);
-      expect(explained.stdout).toContain('it is not a regular file');
+      expect(explained.stdout).toContain(', not a regular file');
       expect(explained.stdout).toContain('"some.name" is not the name of a WAL file');
       await expectArchive(server, [next]);
       expect(await namesIn(server.incoming)).toEqual([]);

@@ -33,7 +33,7 @@ test('every increasing list of timelines is read back', () => {
 });
 
 test.each([
-  ['garbage', 'hello\n', /00000003.history, line 1: expected a timeline/],
+  ['garbage', 'hello\n', /00000003.history, line 1: expected a timeline.*, found 5 characters that are not these$/],
   ['a line without a switch point', '1\n', /line 1/],
   ['timelines that go back', '2\t0/10\tx\n1\t0/20\tx\n', /line 2: timelines must increase.*found 1 after 2/],
   ['its own timeline', '3\t0/10\tx\n', /stay below the file's own, found 3/],

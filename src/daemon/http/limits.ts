@@ -1,4 +1,4 @@
-import { MAX_SEGMENT_SIZE } from '../../wal/wal-name.ts';
+import { MAX_DELIVERED_SIZE } from '../../durable/delivered-file.ts';
 import type { TurnLimits } from './turns.ts';
 
 // What one client can take of us.
@@ -20,8 +20,7 @@ export const KEEP_ALIVE_MS = 60_000;
 /** What is still sent after our answer is read, and forgotten, for so long: a client that is cut off at once may miss the answer. */
 export const LINGER_MS = 5_000;
 export const MAX_CONNECTIONS = 256;
-/** A segment of the largest size, and what a compressor adds where nothing can be compressed. */
-export const MAX_BODY_SIZE = MAX_SEGMENT_SIZE + MAX_SEGMENT_SIZE / 64;
+export const MAX_BODY_SIZE = MAX_DELIVERED_SIZE;
 /** Delivered files, each of which is in memory then, plain and as it came. */
 export const JUDGED_AT_A_TIME: TurnLimits = { each: 2, together: 4, waiting: 32 };
 /** Requests that look whether a server's directories are there. Each keeps a thread of ours busy while its file system hangs. */
