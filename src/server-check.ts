@@ -149,6 +149,7 @@ async function checkServerOf(look: Look, strategy: CheckStrategy, signal: AbortS
     streams,
     separate: isSeparate(server),
     slotName,
+    streamingName: look.server.postgres.streamingName,
     notReceiving: streams ? whyNothingIsReceived(await look.streaming(signal), look.now) : null,
     createSlot: server.receiver.createSlot,
     isOtherCluster: await isOtherCluster(server.identity.path, remote),

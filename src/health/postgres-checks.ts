@@ -1,5 +1,6 @@
 import type { PostgresError } from '../postgres/failure.ts';
-import type { RemoteStatus, ReplicationSlot, ServerStatus, StreamingStatus } from '../postgres/remote-status.ts';
+import type { RemoteStatus, ServerStatus, StreamingStatus } from '../postgres/remote-status.ts';
+import { describeHolder, endsBy, lossOf, type ReplicationSlot } from '../postgres/replication-slot.ts';
 import { formatLsn } from '../wal/lsn.ts';
 import { explain, formatBytes } from '../words.ts';
 import type { CheckResult } from './check-strategy.ts';
@@ -14,6 +15,8 @@ export interface PostgresCheckOptions {
   readonly slotName: string | null;
   /** Why nothing is received; null when something is, or it is not known. */
   readonly notReceiving: string | null;
+  /** `streaming_archiver_name`: the application_name of our own receiver; without it any process may be that. */
+  readonly streamingName?: string;
   /** `create_slot`; `manual` when not given. */
   readonly createSlot?: 'manual' | 'auto';
   /** It is not the server that the archive belongs to, or not the same over all connections. */
@@ -103,7 +106,8 @@ function checkSlot(
   if (!options.streams) {
     // As in Barman no failure: it may be about to be used.
     if (slot === null || slot.restartLsn === null) return [];
-    const hint = `WARNING: streaming_archiver is off, but slot ${name} ${slot.active ? 'is in use' : 'exists'} and makes the server keep WAL${retained}; drop it (receive-wal --drop-slot) when nobody needs it`;
+    const use = slot.active ? `is in use by ${describeHolder(slot)}` : 'exists';
+    const hint = `WARNING: streaming_archiver is off, but slot ${name} ${use} and makes the server keep WAL${retained}; drop it (receive-wal --drop-slot) when nobody needs it`;
     return [{ check, ok: true, hint }];
   }
   const trouble = troubleOfSlot(name, slot, retained, options);
@@ -117,8 +121,9 @@ function troubleOfSlot(
   name: string,
   slot: ReplicationSlot | null,
   retained: string,
-  { server, notReceiving, createSlot, isOtherCluster }: PostgresCheckOptions,
+  options: PostgresCheckOptions,
 ): string | null {
+  const { server, notReceiving, createSlot, isOtherCluster } = options;
   if (slot === null) {
     if (isOtherCluster === true) {
       return `slot ${name} does not exist on the server, which seems to be the wrong one: see systemid coherence`;
@@ -130,16 +135,41 @@ function troubleOfSlot(
     return `slot ${name} does not exist on the server: walwarden receive-wal --create-slot ${server}, or create_slot = auto`;
   }
   if (slot.type !== 'physical') return `slot ${name} is a ${slot.type} one: slot_name needs a physical slot`;
-  if (slot.walStatus === 'lost') {
-    return `slot ${name} is lost, the server has removed WAL that it held (max_slot_wal_keep_size): walwarden receive-wal --drop-slot ${server}, then --create-slot and --reset; walwarden list-wals --gaps ${server} tells what is missing`;
+  const loss = lossOf(slot);
+  if (loss !== null) {
+    const reset = `walwarden receive-wal --reset ${server} makes it usable again (by hand: --drop-slot ${server}, then --create-slot and --reset)`;
+    return `slot ${name} is lost, ${loss.why}: ${reset}; walwarden list-wals --gaps ${server} tells what is missing; against the next time ${loss.cure}`;
   }
   const why = notReceiving ?? 'no receiver is connected';
+  const intruder = describeIntruder(slot, options);
+  if (intruder !== null) return `slot ${name} is in use by ${intruder}`;
   if (slot.restartLsn === null) return `slot ${name} was never used: ${why}`;
-  if (!slot.active) return `slot ${name} is not in use, and the server keeps WAL for it${retained}: ${why}`;
+  if (!slot.active) {
+    const ends = endsBy(slot);
+    const until = ends === null ? '' : `, but only until ${ends} ends that`;
+    return `slot ${name} is not in use, and the server keeps WAL for it${retained}${until}: ${why}`;
+  }
   if (slot.walStatus === 'unreserved') {
     return `slot ${name} is about to be lost${retained}: raise max_slot_wal_keep_size on the server before its next checkpoint`;
   }
   return null;
+}
+
+/** A process that has the slot in place of our receiver, and what to do about it; null when there is none, as far as can be told. */
+function describeIntruder(
+  slot: ReplicationSlot,
+  { server, notReceiving, streamingName }: PostgresCheckOptions,
+): string | null {
+  if (!slot.active || streamingName === undefined) return null;
+  const remedy = `stop it, or set slot_name of [${server}] to a slot of its own`;
+  const why = notReceiving === null ? '' : `; ${notReceiving}`;
+  const name = slot.applicationName ?? null;
+  if (name !== null && name !== streamingName) {
+    return `${describeHolder(slot)}, which is not our receiver: ${remedy}${why}`;
+  }
+  return notReceiving === null
+    ? null
+    : `${describeHolder(slot)}, and our receive-wal receives nothing: if that is the receiver of another machine, ${remedy}${why}`;
 }
 
 function describeRetained({ restartLsn }: ReplicationSlot, streaming: StreamingStatus | null): string {

@@ -1,4 +1,5 @@
 import type { RemoteStatus, ServerStatus, SlotStatus } from '../postgres/remote-status.ts';
+import { describeHolder } from '../postgres/replication-slot.ts';
 import { formatLsn, type Lsn } from '../wal/lsn.ts';
 import { segmentOfLsn } from '../wal/wal-name.ts';
 import { explain, formatBytes } from '../words.ts';
@@ -55,14 +56,16 @@ function reportSlot(report: StatusReport, { error, slot }: SlotStatus, slotName:
     report.add('replication_slot', 'Replication slot', value, text);
   if (error !== null) return add(null, `FAILED (${explain(error)})`);
   if (slot === null) return add(null, `${slotName} does not exist`);
-  const { name, type, active, activePid, restartLsn, walStatus } = slot;
+  const { name, type, active, activePid, restartLsn, walStatus, applicationName, clientAddress, invalidationReason } =
+    slot;
   const lag = restartLsn === null || current === null || current < restartLsn ? null : Number(current - restartLsn);
   const parts = [
     name,
-    active ? `in use${activePid === null ? '' : ` by backend ${activePid}`}` : 'not in use',
+    active ? `in use${activePid === null ? '' : ` by ${describeHolder(slot, 'backend')}`}` : 'not in use',
     restartLsn === null ? 'never used' : `at ${formatLsn(restartLsn)}`,
     lag === null ? '' : `${formatBytes(lag)} behind`,
     walStatus === null ? '' : `WAL ${walStatus}`,
+    (invalidationReason ?? null) === null ? '' : `invalidated by ${invalidationReason}`,
   ];
   add(
     {
@@ -70,8 +73,11 @@ function reportSlot(report: StatusReport, { error, slot }: SlotStatus, slotName:
       type,
       active,
       pid: activePid,
+      application_name: applicationName ?? null,
+      client_addr: clientAddress ?? null,
       restart_lsn: restartLsn === null ? null : formatLsn(restartLsn),
       wal_status: walStatus,
+      invalidation_reason: invalidationReason ?? null,
       lag_bytes: lag,
     },
     parts.filter((part) => part !== '').join(', '),

@@ -19,6 +19,7 @@ export type PostgresFailure =
   | 'slot-active' // another receiver has it
   | 'slot-exhausted' // max_replication_slots
   | 'wal-removed' // the server has no longer what we need next
+  | 'history-missing' // the server lacks the history file of a timeline
   | 'timeline-diverged' // our position is not in the server's history
   | 'other-cluster' // another system identifier
   | 'server-newer' // than pg_receivewal
@@ -73,8 +74,15 @@ export function failureOfMessage(message: string): PostgresFailure {
 export function failureOfServerError(sqlState: string, message: string): PostgresFailure {
   const failure = failureOfMessage(message);
   if (failure !== 'other') return failure;
+  // The names of files are the same in every language.
+  if (sqlState === '58P01' && HISTORY_FILE.test(message)) return 'history-missing';
+  if (sqlState === '58P01' && OTHER_FILE.test(message)) return 'other';
   return STATES.find(([state]) => sqlState.startsWith(state))?.[1] ?? 'other';
 }
+
+const HISTORY_FILE = /\b[0-9A-F]{8}\.history\b/;
+/** A path that holds no name of a segment. */
+const OTHER_FILE = /^(?!.*\b[0-9A-F]{24}\b).*["»„'«][^"»„'«]*\//s;
 
 /** States, or classes of them, for servers that don't speak English. */
 const STATES: readonly [state: string, failure: PostgresFailure][] = [
@@ -90,7 +98,8 @@ const STATES: readonly [state: string, failure: PostgresFailure][] = [
   ['57P02', 'starting-up'], // crash_shutdown
   ['57P03', 'starting-up'], // cannot_connect_now
   ['57P04', 'misconfigured'], // database_dropped
-  ['58P01', 'wal-removed'], // undefined_file: of all files that we ask for, WAL
+  ['57P05', 'unreachable'], // idle_session_timeout
+  ['58P01', 'wal-removed'], // undefined_file: where no other file is named, WAL
 ];
 
 /**
@@ -100,6 +109,7 @@ const STATES: readonly [state: string, failure: PostgresFailure][] = [
  * backend/{libpq,postmaster,replication,utils/init}.
  */
 const WORDS: readonly [failure: PostgresFailure, pattern: RegExp][] = [
+  ['history-missing', /could not open file "[^"]*\b[0-9A-F]{8}\.history": No such file/],
   ['other-cluster', /system identifier (?:does not match|differs)/],
   ['server-newer', /does not support streaming from server versions newer/],
   [
@@ -166,8 +176,16 @@ export function hintFor(failure: PostgresFailure, context: FailureContext): stri
       if (TERMINATED.test(message)) {
         return 'the server ended this connection: it was shut down, or somebody called pg_terminate_backend, see its log';
       }
+      if (/[Hh]ot standby mode is disabled/.test(message)) {
+        return `it is a standby that takes no connections: set hot_standby = on there and restart it, or name another server in ${option}${of}`;
+      }
       return 'wait: it is starting, stopping or recovering, see its log';
     case 'authentication':
+      if (/role ".*" does not exist/.test(message)) {
+        return `on the server: CREATE ROLE … LOGIN REPLICATION, for the user of ${option}${of}, or correct user there`;
+      }
+      if (/is not permitted to log in/.test(message))
+        return `on the server: ALTER ROLE … LOGIN, for the user of ${option}${of}`;
       return `check user and password in ${option}${of}; a password belongs into ~/.pgpass (mode 0600) of the user that walwarden runs as`;
     case 'pg-hba':
       return option.includes('streaming')
@@ -179,12 +197,26 @@ export function hintFor(failure: PostgresFailure, context: FailureContext): stri
       }
       return `check sslmode, sslrootcert, sslcert and sslkey in ${option}${of}, and ssl on the server`;
     case 'no-privilege':
-      return option.includes('streaming')
+      if (/for function/.test(message)) {
+        return `on the server: GRANT EXECUTE ON FUNCTION (the one that it names) TO the user of ${option}${of}`;
+      }
+      if (/for database/.test(message))
+        return `on the server: GRANT CONNECT ON DATABASE … TO the user of ${option}${of}`;
+      return option.includes('streaming') || /replication/i.test(message)
         ? `on the server: ALTER ROLE … REPLICATION, for the user of ${option}${of}`
         : `on the server: GRANT pg_monitor TO the user of ${option}${of}`;
     case 'too-many-walsenders':
       return 'raise max_wal_senders on the server and restart it (0 means that wal_level is minimal), or end a receiver that is not needed: see pg_stat_replication';
     case 'too-many-connections':
+      if (/too many connections for role/.test(message)) {
+        return `on the server: raise the limit with ALTER ROLE … CONNECTION LIMIT, for the user of ${option}${of}, or end sessions of it`;
+      }
+      if (/too many connections for database/.test(message)) {
+        return `on the server: raise the limit with ALTER DATABASE … CONNECTION LIMIT, for the database of ${option}${of}`;
+      }
+      if (/connection slots are reserved|too many clients/.test(message)) {
+        return 'raise max_connections on the server and restart it, or end sessions that are not needed: see pg_stat_activity';
+      }
       return `raise max_connections on the server, or the CONNECTION LIMIT of the role or database of ${option}${of}`;
     case 'wal-level':
       return 'set wal_level = replica and max_wal_senders = 10 on the server, and restart it';
@@ -195,7 +227,10 @@ export function hintFor(failure: PostgresFailure, context: FailureContext): stri
     case 'slot-exhausted':
       return 'raise max_replication_slots on the server and restart it, or drop a slot that nobody needs: see pg_replication_slots';
     case 'wal-removed':
-      return `WAL is missing from here on: ${command('receive-wal --reset')}, then take a new base backup; a slot (slot_name, create_slot = auto) keeps the server from removing what was not received, max_slot_wal_keep_size limits that`;
+      if (SLOT_LOST.test(message)) return hintForLostSlot(slot, command('receive-wal --reset'), message);
+      return `WAL is missing from here on: ${command('receive-wal --reset')}, then, unless archive_command has delivered what is missing, take a new base backup; a slot (slot_name, create_slot = auto) keeps the server from removing what was not received, as far as its max_slot_wal_keep_size and idle_replication_slot_timeout allow`;
+    case 'history-missing':
+      return `the server lacks a history file that descends to its timeline: copy it into pg_wal of the server from another standby or from an archive; once ${server === undefined ? 'our archive' : `the archive of ${server}`} has it (deliver it with put-wal, say), it is used by itself`;
     case 'timeline-diverged':
       return `the server has left the timeline that was received (failover, or recovery to a point in time): if it is the right server, ${command('receive-wal --reset')}, then take a new base backup`;
     case 'other-cluster':
@@ -207,6 +242,22 @@ export function hintFor(failure: PostgresFailure, context: FailureContext): stri
     case 'other':
       return 'see the log of PostgreSQL';
   }
+}
+
+/** START_REPLICATION's words for a slot that was invalidated. */
+const SLOT_LOST = /replication slot|slot has been invalidated/;
+
+/** The cause stands in the detail (PostgreSQL: replication/slot.c). */
+function hintForLostSlot(slot: string, reset: string, message: string): string {
+  const again = `${reset} makes ${slot} usable again, and says what is missing`;
+  if (/idle_timeout|idle_replication_slot_timeout/.test(message)) {
+    return `${again}; against the next time set idle_replication_slot_timeout of the server to 0, or to more than receive-wal may ever be away`;
+  }
+  if (/wal_level/.test(message)) return `${again}; wal_level of the server was too low for it`;
+  if (/wal_removed|max_slot_wal_keep_size|maximum reserved size/.test(message)) {
+    return `${again}; against the next time raise max_slot_wal_keep_size of the server`;
+  }
+  return `${again}; why the server ended it, pg_replication_slots (invalidation_reason) and its log say`;
 }
 
 /** pg_receivewal's words for a server that ended the stream as it should be ended, which it does when it is shut down. */
@@ -261,6 +312,7 @@ export function passesByItself(failure: PostgresFailure): boolean {
     case 'slot-missing':
     case 'slot-exhausted':
     case 'wal-removed':
+    case 'history-missing':
     case 'timeline-diverged':
     case 'other-cluster':
     case 'server-newer':

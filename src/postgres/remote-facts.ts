@@ -1,10 +1,10 @@
 import type { Connection, Row } from './connection.ts';
 import { PostgresError } from './failure.ts';
+import { askReplicationSlot } from './replication-slot.ts';
 import type {
   ArchiverStatistics,
   ReachedServer,
   ReplicationClient,
-  ReplicationSlot,
   RoleStatus,
   ServerStatus,
   SlotStatus,
@@ -33,9 +33,14 @@ class Questions {
   }
 
   /** The rows, or null when they could not be had; `what` is their name for people. */
-  async rows(what: string, sql: string, values?: readonly string[]): Promise<Row[] | null> {
+  rows(what: string, sql: string, values?: readonly string[]): Promise<Row[] | null> {
+    return this.answer(what, () => this.#connection.query(sql, values));
+  }
+
+  /** The same for a question that another module knows how to ask. */
+  async answer<T>(what: string, ask: () => Promise<T>): Promise<T | null> {
     try {
-      return await this.#connection.query(sql, values);
+      return await ask();
     } catch (error) {
       if (!(error instanceof PostgresError)) throw error;
       if (error.failure === 'no-privilege') this.deny(what);
@@ -126,27 +131,11 @@ export async function askSlot(connection: Connection, slotName: string | null): 
     systemIdentifier: await askSystemIdentifier(questions),
     error: null,
   };
-  const slot = slotName === null ? null : await askOneSlot(questions, connection.serverVersion, slotName);
+  const slot =
+    slotName === null
+      ? null
+      : await questions.answer('pg_replication_slots', () => askReplicationSlot(connection, slotName));
   return { ...reached, slot, synchronousStandbyNames: names?.['names'] ?? null, error: questions.error(null) };
-}
-
-async function askOneSlot(questions: Questions, version: number, name: string): Promise<ReplicationSlot | null> {
-  const row = await questions.row(
-    'pg_replication_slots',
-    `select slot_name, slot_type, active, active_pid, restart_lsn,
-            ${version >= 130_000 ? 'wal_status' : 'null'} as wal_status
-       from pg_catalog.pg_replication_slots where slot_name = $1`,
-    [name],
-  );
-  if (row === null) return null;
-  return {
-    name: row['slot_name'] ?? name,
-    type: row['slot_type'] ?? 'physical',
-    active: row['active'] === 't',
-    activePid: numberOf(row['active_pid']),
-    restartLsn: lsnOf(row['restart_lsn']),
-    walStatus: row['wal_status'] ?? null,
-  };
 }
 
 /** A standby has no write position of its own: what it has replayed. */

@@ -4,6 +4,7 @@ import { connect, type Connection } from './connection.ts';
 import { overrideConninfo } from './conninfo.ts';
 import { PostgresError, withHint } from './failure.ts';
 import { askServer, askSlot, askStreaming, PROBE_NAME } from './remote-facts.ts';
+import type { ReplicationSlot } from './replication-slot.ts';
 import { UNKNOWN_SERVER, UNKNOWN_SLOT, UNKNOWN_STREAMING } from './unknown-status.ts';
 
 /** How to reach one PostgreSQL, for each purpose; Barman's options of these names, defaults applied. Null: not configured. */
@@ -35,17 +36,6 @@ export interface ArchiverStatistics {
   readonly isArchiving: boolean;
   /** Archived files a second since `statsReset`. */
   readonly archivedPerSecond: number | null;
-}
-
-/** A physical replication slot (pg_replication_slots). */
-export interface ReplicationSlot {
-  readonly name: string;
-  readonly type: string;
-  readonly active: boolean;
-  readonly activePid: number | null;
-  readonly restartLsn: Lsn | null;
-  /** `reserved`, `extended`, `unreserved`, `lost`; null before PostgreSQL 13. */
-  readonly walStatus: string | null;
 }
 
 /** A row of pg_stat_replication. */

@@ -4,11 +4,11 @@ import { acquireLock, hasOpen, lockOwner } from '../durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { PostgresError } from '../postgres/failure.ts';
-import { createPhysicalSlot, dropSlot as dropReplicationSlot } from '../postgres/replication-slot.ts';
+import { createPhysicalSlot, describeHolder, dropSlot as dropReplicationSlot } from '../postgres/replication-slot.ts';
 import { checkIdentity } from './preflight.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { resetStreaming } from './reset.ts';
-import { DUPLICATE_OBJECT } from './slot.ts';
+import { DUPLICATE_OBJECT, findHolder } from './slot.ts';
 import { askStreamingServer, connectForStreaming, explained, streamingOption } from './streaming-server.ts';
 
 // What a person does with a receiver, beside running it. Each resolves to lines that say what was done, in Barman's
@@ -56,11 +56,7 @@ export async function dropSlot(settings: ReceiverSettings): Promise<string> {
       });
     }
     if (failure === 'slot-active') {
-      throw new PostgresError(
-        'slot-active',
-        `Cannot drop replication slot '${name}' on server '${server}' because it is in use`,
-        { cause: error, sqlState, hint: `stop the receiver first: walwarden receive-wal --stop ${server}` },
-      );
+      throw await whyNotDropped(settings, name, error);
     }
     throw explained(error, settings, streamingOption(settings.postgres));
   }
@@ -68,6 +64,25 @@ export async function dropSlot(settings: ReceiverSettings): Promise<string> {
     `Dropping physical replication slot '${name}' on server '${server}'`,
     `Replication slot '${name}' dropped`,
   ].join('\n');
+}
+
+/** Names the process that has the slot, where that is not our own receiver. */
+async function whyNotDropped(settings: ReceiverSettings, name: string, error: PostgresError): Promise<PostgresError> {
+  const { server, postgres } = settings;
+  const what = `Cannot drop replication slot '${name}' on server '${server}' because it is in use`;
+  const details = { cause: error, sqlState: error.sqlState };
+  const own = `walwarden receive-wal --stop ${server}`;
+  const slot = await findHolder(settings, name);
+  if (slot === null || slot.applicationName === postgres.streamingName) {
+    return new PostgresError('slot-active', what, { ...details, hint: `stop the receiver first: ${own}` });
+  }
+  return new PostgresError('slot-active', `${what} by ${describeHolder(slot)}`, {
+    ...details,
+    hint:
+      (slot.applicationName ?? null) === null
+        ? `stop that first (our own receiver: ${own})`
+        : `that is not our receiver: stop it first, or set slot_name of [${server}] to a slot of its own`,
+  });
 }
 
 /** Throws `other-cluster` for a server that is not the archive's. An archive without an identity is given none here. */

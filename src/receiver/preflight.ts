@@ -3,6 +3,7 @@ import { hintFor, PostgresError } from '../postgres/failure.ts';
 import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { beginReceiving } from './first-position.ts';
+import { provideHistoryFiles } from './history-files.ts';
 import { settleKept } from './kept-partial.ts';
 import { repairPartials } from './partial-file.ts';
 import { findPgReceivewal, type PgReceivewal } from './pg-receivewal.ts';
@@ -48,6 +49,7 @@ export async function prepareToStream(settings: ReceiverSettings, signal?: Abort
   if (start === null) await beginReceiving(settings, slot, server, signal);
   else if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
   await repairPartials(settings, files, server.segmentSize);
+  await provideHistoryFiles(settings, connection, start?.timeline ?? server.timeline, server);
   return {
     program,
     serverVersion: server.version,

@@ -94,7 +94,7 @@ function causeOfTroubles(
   directory: string,
   context: FailureContext,
 ): ReceiverCause | null {
-  const causes = troubles.map((text) => causeOfTrouble(text, directory, context));
+  const causes = withDetails(troubles).map((text) => causeOfTrouble(text, directory, context));
   // It ends with "disconnected" whatever happened; what came first explains what came after it.
   return (
     causes.find(({ failure, message }) => failure !== 'other' && !ENDS.test(message)) ??
@@ -105,6 +105,16 @@ function causeOfTroubles(
 }
 
 const ENDS = /^disconnected/;
+
+/** The server's DETAIL, in a line of its own, says which of several causes an error has. */
+function withDetails(troubles: readonly string[]): string[] {
+  const whole: string[] = [];
+  for (const text of troubles) {
+    if (/^(?:DETAIL|HINT): /.test(text) && whole.length > 0) whole.push(`${whole.pop()}; ${text}`);
+    else whole.push(text);
+  }
+  return whole;
+}
 
 function causeOfTrouble(text: string, directory: string, context: FailureContext): ReceiverCause {
   if (FILE_TROUBLE.test(text) && !LIBPQ_FILE.test(text)) {

@@ -71,6 +71,7 @@ const FAILURES: Readonly<Record<ReceiverCause['failure'], true>> = {
   'slot-active': true,
   'slot-exhausted': true,
   'wal-removed': true,
+  'history-missing': true,
   'timeline-diverged': true,
   'other-cluster': true,
   'server-newer': true,

@@ -1,7 +1,18 @@
-import type { Connection, Row } from '../postgres/connection.ts';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Connection } from '../postgres/connection.ts';
 import { PostgresError } from '../postgres/failure.ts';
-import { createPhysicalSlot } from '../postgres/replication-slot.ts';
-import { formatLsn, parseLsn, type Lsn } from '../wal/lsn.ts';
+import {
+  askReplicationSlot,
+  createPhysicalSlot,
+  describeHolder,
+  dropSlot,
+  lossOf,
+  quoteIdentifier,
+  type ReplicationSlot,
+  type SlotLoss,
+} from '../postgres/replication-slot.ts';
+import { lsnOf } from '../postgres/text-values.ts';
+import { formatLsn, type Lsn } from '../wal/lsn.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { connectForStatus, explained, statusOption, streamingOption } from './streaming-server.ts';
 
@@ -16,6 +27,9 @@ export interface ReceiverSlot {
   readonly unknown: UnknownReason | null;
 }
 
+/** So long a server may take to notice that a receiver has ended. */
+const LINGERS_MS = 5_000;
+
 /** What came of the attempt to ask. */
 export type UnknownReason = PostgresError | 'nobody to ask';
 
@@ -25,17 +39,6 @@ class UnknownSlot {
   constructor(reason: UnknownReason) {
     this.reason = reason;
   }
-}
-
-/** A row of pg_replication_slots, or what READ_REPLICATION_SLOT tells of it. */
-interface FoundSlot {
-  readonly type: string | null;
-  readonly restartLsn: Lsn | null;
-  readonly active: boolean;
-  readonly activePid: string | null;
-  readonly applicationName: string | null;
-  readonly clientAddress: string | null;
-  readonly walStatus: string | null;
 }
 
 /**
@@ -61,7 +64,8 @@ export async function prepareSlot(
   }
   checkType(settings, name, found);
   if (found.active) throw inUse(settings, name, found);
-  if (found.walStatus === 'lost') throw lost(server, name);
+  const loss = lossOf(found);
+  if (loss !== null) throw lost(server, name, loss);
   if (found.walStatus === 'unreserved') {
     settings.logger.warn(
       { server, slot: name },
@@ -71,16 +75,42 @@ export async function prepareSlot(
   return { name, restartLsn: found.restartLsn, created: false, unknown: null };
 }
 
-/** As {@link prepareSlot} for a reset: where a slot can't say anything useful, null, and nothing but a wrong type is an error. */
+/** As {@link prepareSlot} for a reset: where a slot can't say anything useful, null. Throws {@link PostgresError}: in use, of the wrong type. */
 export async function slotForReset(settings: ReceiverSettings, replication: Connection): Promise<ReceiverSlot | null> {
   const name = settings.postgres.slotName;
   if (name === null) return null;
-  const found = await findSlot(settings, name, replication);
+  const found = await findFreeSlot(settings, name, replication);
   if (found instanceof UnknownSlot) return null;
   // Made now, it protects what the new position needs from now on.
   if (found === null) return settings.createSlot === 'auto' ? makeSlot(settings, name, replication) : null;
   checkType(settings, name, found);
+  if (lossOf(found) !== null) return remakeSlot(settings, name, replication);
   return { name, restartLsn: found.restartLsn, created: false, unknown: null };
+}
+
+/** A slot that keeps nothing any more is dropped, and made again at a place whose WAL is there. */
+async function remakeSlot(settings: ReceiverSettings, name: string, replication: Connection): Promise<ReceiverSlot> {
+  try {
+    await dropSlot(replication, name);
+  } catch (error) {
+    throw explained(error, settings, streamingOption(settings.postgres));
+  }
+  settings.logger.warn({ server: settings.server, slot: name }, `dropped replication slot "${name}", which was lost`);
+  return makeSlot(settings, name, replication);
+}
+
+/** As {@link findSlot}; what is left of a receiver of ours that has just ended is waited for. Throws `slot-active`. */
+async function findFreeSlot(
+  settings: ReceiverSettings,
+  name: string,
+  replication: Connection,
+): Promise<ReplicationSlot | null | UnknownSlot> {
+  for (const deadline = Date.now() + LINGERS_MS; ; await delay(LINGERS_MS / 50)) {
+    const found = await findSlot(settings, name, replication);
+    if (found instanceof UnknownSlot || found === null || !found.active) return found;
+    const own = found.applicationName === settings.postgres.streamingName;
+    if (!own || Date.now() >= deadline) throw inUse(settings, name, found);
+  }
 }
 
 /** Null: there is none. */
@@ -89,7 +119,7 @@ async function findSlot(
   name: string,
   replication: Connection,
   signal?: AbortSignal,
-): Promise<FoundSlot | null | UnknownSlot> {
+): Promise<ReplicationSlot | null | UnknownSlot> {
   const { server, postgres, logger } = settings;
   let reason: UnknownReason = 'nobody to ask';
   if (postgres.walConninfo !== null) {
@@ -115,52 +145,30 @@ async function selectSlot(
   conninfo: string,
   name: string,
   signal: AbortSignal | undefined,
-): Promise<FoundSlot | null> {
+): Promise<ReplicationSlot | null> {
   await using connection = await connectForStatus(settings, conninfo, signal);
-  const walStatus = connection.serverVersion >= 130_000 ? 's.wal_status' : 'null';
-  let rows: Row[];
   try {
-    rows = await connection.query(
-      `select s.slot_type, s.active, s.active_pid, s.restart_lsn, ${walStatus} as wal_status,
-              r.application_name, r.client_addr
-         from pg_catalog.pg_replication_slots s
-         left join pg_catalog.pg_stat_replication r on r.pid = s.active_pid
-        where s.slot_name = $1`,
-      [name],
-    );
+    return await askReplicationSlot(connection, name);
   } catch (error) {
     throw explained(error, settings, statusOption(settings.postgres));
   }
-  const [row] = rows;
-  if (row === undefined) return null;
-  return {
-    type: row['slot_type'] ?? null,
-    restartLsn: lsnOf(row['restart_lsn']),
-    active: row['active'] === 't',
-    activePid: row['active_pid'] ?? null,
-    applicationName: row['application_name'] ?? null,
-    clientAddress: row['client_addr'] ?? null,
-    walStatus: row['wal_status'] ?? null,
-  };
 }
 
 /** All that a replication connection can tell, since PostgreSQL 15: the name quoted as an identifier. */
-async function readSlot(settings: ReceiverSettings, name: string, replication: Connection): Promise<FoundSlot | null> {
+async function readSlot(
+  settings: ReceiverSettings,
+  name: string,
+  replication: Connection,
+): Promise<ReplicationSlot | null> {
   try {
-    const [row] = await replication.query(`READ_REPLICATION_SLOT "${name.replaceAll('"', '""')}"`);
+    const [row] = await replication.query(`READ_REPLICATION_SLOT ${quoteIdentifier(name)}`);
     const type = row?.['slot_type'] ?? null;
     if (type === null) return null;
     const restartLsn = lsnOf(row?.['restart_lsn']);
-    return { ...NOT_TOLD, type, restartLsn };
+    return { name, type, restartLsn, active: false, activePid: null, walStatus: null };
   } catch (error) {
     throw explained(error, settings, streamingOption(settings.postgres));
   }
-}
-
-const NOT_TOLD = { active: false, activePid: null, applicationName: null, clientAddress: null, walStatus: null };
-
-function lsnOf(text: string | null | undefined): Lsn | null {
-  return text === null || text === undefined ? null : parseLsn(text);
 }
 
 /** SQLSTATE (PostgreSQL: utils/errcodes.txt). */
@@ -184,28 +192,38 @@ async function makeSlot(
     }
     throw explained(error, settings, streamingOption(settings.postgres));
   }
-  logger.info({ server, slot: name }, `created replication slot "${name}" on ${server} (create_slot = auto)`);
+  logger.info({ server, slot: name }, `created replication slot "${name}" on ${server}`);
   const made = await findSlot(settings, name, replication, signal);
   if (made instanceof UnknownSlot) return { name, restartLsn: null, created: true, unknown: made.reason };
   return { name, restartLsn: made?.restartLsn ?? null, created: true, unknown: null };
 }
 
-function checkType({ server }: ReceiverSettings, name: string, { type }: FoundSlot): void {
+function checkType({ server }: ReceiverSettings, name: string, { type }: ReplicationSlot): void {
   if (type === 'physical') return;
   throw new PostgresError('misconfigured', `replication slot "${name}" of ${server} is a ${type} one, not physical`, {
     hint: 'choose another slot_name: this slot belongs to something else',
   });
 }
 
-function inUse({ server, postgres }: ReceiverSettings, name: string, slot: FoundSlot): PostgresError {
-  const { activePid, applicationName, clientAddress } = slot;
-  const from = clientAddress === null ? '' : ` from ${clientAddress}`;
-  const who = applicationName === null ? '' : `, ${JSON.stringify(applicationName)}${from}`;
+/** The process that has the slot, as far as wal_conninfo tells; null when none has, or it can't be asked. */
+export async function findHolder(settings: ReceiverSettings, name: string): Promise<ReplicationSlot | null> {
+  const { walConninfo } = settings.postgres;
+  if (walConninfo === null) return null;
+  try {
+    const slot = await selectSlot(settings, walConninfo, name, undefined);
+    return slot?.active === true ? slot : null;
+  } catch (error) {
+    if (error instanceof PostgresError) return null;
+    throw error;
+  }
+}
+
+function inUse({ server, postgres }: ReceiverSettings, name: string, slot: ReplicationSlot): PostgresError {
   const lingering = 'goes away by itself within wal_sender_timeout';
-  const own = applicationName === postgres.streamingName;
+  const own = slot.applicationName === postgres.streamingName;
   return new PostgresError(
     'slot-active',
-    `replication slot "${name}" of ${server} is in use by server process ${activePid ?? '?'}${who}`,
+    `replication slot "${name}" of ${server} is in use by ${describeHolder(slot)}`,
     {
       hint: own
         ? `another receiver of this server runs: end it, or set slot_name of [${server}] to another slot; the rest of a broken connection ${lingering}`
@@ -214,16 +232,12 @@ function inUse({ server, postgres }: ReceiverSettings, name: string, slot: Found
   );
 }
 
-function lost(server: string, name: string): PostgresError {
-  return new PostgresError(
-    'wal-removed',
-    `replication slot "${name}" of ${server} is lost: the server has removed WAL that was not received yet`,
-    {
-      hint:
-        `walwarden receive-wal --drop-slot ${server}, then --create-slot, then --reset; take a new base backup; ` +
-        'raise max_slot_wal_keep_size of the server',
-    },
-  );
+function lost(server: string, name: string, { why, cure }: SlotLoss): PostgresError {
+  return new PostgresError('wal-removed', `replication slot "${name}" of ${server} is lost: ${why}`, {
+    hint:
+      `walwarden receive-wal --reset ${server} makes it usable again, as --drop-slot ${server}, then --create-slot, ` +
+      `then --reset would, and says what is missing; against the next time: ${cure}`,
+  });
 }
 
 /** Tells of the WAL that a new slot came too late for; `received` is where the next segment begins that was not received. */

@@ -5,7 +5,7 @@ import type { PostgresSettings } from '../postgres/remote-status.ts';
 import { messageOf } from '../errors.ts';
 import { parseLsn } from '../wal/lsn.ts';
 import { parseTimelineHistory, type TimelineSwitch } from '../wal/timeline-history.ts';
-import { checkSegmentSize, historyName } from '../wal/wal-name.ts';
+import { checkSegmentSize, historyName, type WalName } from '../wal/wal-name.ts';
 import type { ServerHistory } from './server-history.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 
@@ -124,7 +124,7 @@ export async function askStreamingServer(connection: Connection, settings: Recei
       systemIdentifier: BigInt(systemid),
       timeline,
       lsn: parseLsn(position),
-      history: await askHistory(connection, timeline),
+      history: await askHistory(connection, settings, timeline),
       segmentSize: parseSize(await show(connection, 'wal_segment_size')),
       inRecovery: hotStandby === null ? null : hotStandby === 'on',
       synchronousStandbyNames: await show(connection, 'synchronous_standby_names'),
@@ -140,17 +140,59 @@ async function show(connection: Connection, name: string): Promise<string> {
 }
 
 /** The first timeline descends from none, and has no history file. */
-async function askHistory(connection: Connection, timeline: number): Promise<readonly TimelineSwitch[]> {
+async function askHistory(
+  connection: Connection,
+  settings: ReceiverSettings,
+  timeline: number,
+): Promise<readonly TimelineSwitch[]> {
   if (timeline === 1) return [];
-  const [row] = await connection.query(`TIMELINE_HISTORY ${timeline}`);
+  const { text, from } = await askHistoryFile(connection, settings, timeline);
   const name = historyName(timeline);
   try {
-    return parseTimelineHistory(row?.['content'] ?? '', name);
+    return parseTimelineHistory(text, name);
   } catch (cause) {
-    throw new PostgresError('other', `the server's ${name} can't be understood: ${messageOf(cause)}`, {
-      cause,
-      hint: `look at pg_wal/${name} of the server`,
-    });
+    const hint = from === 'server' ? `look at pg_wal/${name} of the server` : `look at ${name} in the archive`;
+    throw new PostgresError('other', `the ${from}'s ${name} can't be understood: ${messageOf(cause)}`, { cause, hint });
+  }
+}
+
+/** The text of a history file, and where it is from. */
+export interface HistoryFile {
+  readonly text: string;
+  readonly from: 'server' | 'archive';
+}
+
+/** The server's history file of a timeline; where the server has lost it, the archived one. Throws {@link PostgresError}. */
+export async function askHistoryFile(
+  connection: Connection,
+  settings: ReceiverSettings,
+  timeline: number,
+): Promise<HistoryFile> {
+  try {
+    const [row] = await connection.query(`TIMELINE_HISTORY ${timeline}`);
+    return { text: row?.['content'] ?? '', from: 'server' };
+  } catch (error) {
+    if (!(error instanceof PostgresError) || error.failure !== 'history-missing') {
+      throw explained(error, settings, streamingOption(settings.postgres));
+    }
+    const archived = await readArchivedHistory(settings, historyName(timeline));
+    if (archived === null) throw explained(error, settings, streamingOption(settings.postgres));
+    return { text: archived.toString('utf8'), from: 'archive' };
+  }
+}
+
+async function readArchivedHistory(
+  { server, logger, readArchived }: ReceiverSettings,
+  name: WalName,
+): Promise<Buffer | null> {
+  try {
+    return (await readArchived?.(name)) ?? null;
+  } catch (error) {
+    logger.warn(
+      { server, file: name },
+      `the server lacks ${name}, and the archived one can't be read: ${messageOf(error)}`,
+    );
+    return null;
   }
 }
 

@@ -312,7 +312,7 @@ class Supervisor {
     const keeps =
       postgres.slotName === null
         ? 'without a slot_name the server may remove WAL before it is received'
-        : `the server keeps the WAL in replication slot "${postgres.slotName}" meanwhile`;
+        : `replication slot "${postgres.slotName}" keeps it there meanwhile only as far as max_slot_wal_keep_size and idle_replication_slot_timeout of the server allow`;
     const message = `only ${formatBytes(free)} are free for ${streamingDirectory}, receiving pauses below ${formatBytes(limits.pauseBelow)}`;
     const hint = `make space there (receive_wal_min_free is the limit); ${keeps}`;
     this.#reason = { cause: { failure: 'low-disk', message, hint }, retryMs: null };

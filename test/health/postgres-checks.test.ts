@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import {
   checkPostgres,
   checkReplicationSlot,
@@ -7,7 +7,8 @@ import {
   type SystemIdentifiers,
 } from '../../src/health/postgres-checks.ts';
 import { PostgresError } from '../../src/postgres/failure.ts';
-import type { RemoteStatus, ReplicationSlot } from '../../src/postgres/remote-status.ts';
+import type { RemoteStatus } from '../../src/postgres/remote-status.ts';
+import type { ReplicationSlot } from '../../src/postgres/replication-slot.ts';
 import {
   remoteStatus,
   replicationSlot,
@@ -167,6 +168,56 @@ test('a slot that is not in use fails, and says how much WAL the server keeps fo
 test('a lost slot fails, with the way out', () => {
   const slot = replicationSlot({ walStatus: 'lost', active: false, restartLsn: null });
   expect(slotLine(slot)).toMatch(/FAILED \(slot "walwarden" is lost.*max_slot_wal_keep_size.*--reset.*--gaps main/);
+});
+
+test('a slot that a limit of the server can end is not said to keep its WAL', () => {
+  const idle = replicationSlot({
+    active: false,
+    maxSlotWalKeepSize: '2GB',
+    safeWalSize: 3 * 1024 ** 2,
+    idleTimeout: '1d',
+  });
+  expect(slotLine(idle)).toBe(
+    'replication slot: FAILED (slot "walwarden" is not in use, and the server keeps WAL for it since 0/4000000, 16.0 MiB, but only until max_slot_wal_keep_size (2GB, 3.00 MiB to go) or idle_replication_slot_timeout (1d) ends that: no receiver is connected)',
+  );
+});
+
+test('a slot that was lost for being idle is told with that cause', () => {
+  const lost = replicationSlot({
+    active: false,
+    walStatus: 'lost',
+    invalidationReason: 'idle_timeout',
+    idleTimeout: '1d',
+    maxSlotWalKeepSize: '-1',
+  });
+  const line = slotLine(lost);
+  expect(line).toMatch(/FAILED \(slot "walwarden" is lost.*idle_replication_slot_timeout.*--reset main/);
+  expect(line).not.toMatch(/max_slot_wal_keep_size|keeps WAL/);
+});
+
+describe('a slot in use', () => {
+  const check = (slot: Partial<ReplicationSlot>, notReceiving: string | null): string =>
+    slotLine(replicationSlot(slot), { streamingName: 'barman_receive_wal', notReceiving });
+
+  test('by our own receiver is fine', () => {
+    expect(check({ applicationName: 'barman_receive_wal' }, null)).toBe('replication slot: OK');
+    // A role without pg_monitor sees no name.
+    expect(check({ applicationName: null }, null)).toBe('replication slot: OK');
+  });
+
+  test('by another process names that', () => {
+    const line = check({ applicationName: 'standby1', clientAddress: '10.0.0.3' }, 'no receive-wal runs');
+    expect(line).toBe(
+      'replication slot: FAILED (slot "walwarden" is in use by server process 4711, "standby1" from 10.0.0.3, which is not our receiver: stop it, or set slot_name of [main] to a slot of its own; no receive-wal runs)',
+    );
+    expect(check({ applicationName: 'standby1' }, null)).toMatch(/FAILED .*process 4711, "standby1"/);
+  });
+
+  test('by a receiver of the same name, while ours receives nothing, names that', () => {
+    expect(check({ applicationName: 'barman_receive_wal' }, 'no receive-wal runs')).toMatch(
+      /FAILED .*in use by server process 4711, "barman_receive_wal", .*another machine.*no receive-wal runs/,
+    );
+  });
 });
 
 test('a slot that is about to be lost fails', () => {

@@ -2,11 +2,11 @@ import { PostgresError, type PostgresFailure } from '../../src/postgres/failure.
 import type {
   ArchiverStatistics,
   RemoteStatus,
-  ReplicationSlot,
   ServerStatus,
   SlotStatus,
   StreamingStatus,
 } from '../../src/postgres/remote-status.ts';
+import type { ReplicationSlot } from '../../src/postgres/replication-slot.ts';
 import { UNKNOWN_SERVER } from '../../src/postgres/unknown-status.ts';
 
 /** The clock of these tests: 2026-10-03 12:00:00 UTC. */

@@ -208,6 +208,17 @@ describe('failureOfServerError', () => {
     ['55006', 'Replikations-Slot »ours« ist aktiv für PID 4711', 'slot-active'],
     ['42704', 'Replikations-Slot »ours« existiert nicht', 'slot-missing'],
     ['58P01', 'das angeforderte WAL-Segment wurde schon entfernt', 'wal-removed'],
+    ['58P01', 'could not open file "pg_wal/00000003.history": No such file or directory', 'history-missing'],
+    [
+      '58P01',
+      'konnte Datei »pg_wal/00000003.history« nicht öffnen: Datei oder Verzeichnis nicht gefunden',
+      'history-missing',
+    ],
+    ['58P01', 'konnte Datei »pg_wal/000000010000000000000003« nicht öffnen', 'wal-removed'],
+    ['58P01', 'could not access file "$libdir/pgaudit": No such file or directory', 'other'],
+    ['58P01', 'konnte Datei »base/5/1259« nicht öffnen: Datei oder Verzeichnis nicht gefunden', 'other'],
+    ['42501', 'could not open file "pg_wal/00000003.history": Permission denied', 'no-privilege'],
+    ['57P05', 'terminating connection due to idle-session timeout', 'unreachable'],
     ['3D000', 'Datenbank »nix« existiert nicht', 'misconfigured'],
     ['42703', 'column "x" does not exist', 'other'],
   ])('knows %s %j', (state, text, expected) => {
@@ -267,6 +278,35 @@ describe('hintFor', () => {
     `connection to ${socket} failed: there is no such socket; connection to pg:5432 failed: connection timed out`,
   ])('speaks of the network for %j', (message) => {
     expect(hintFor('unreachable', { option: 'conninfo', message })).toContain('listen_addresses');
+  });
+
+  const lost = (reason: string): string =>
+    `can no longer access replication slot "ours"; DETAIL:  This replication slot has been invalidated due to "${reason}".`;
+  test.each([
+    ['wal-removed', lost('wal_removed'), 'raise max_slot_wal_keep_size', 'idle_'],
+    ['wal-removed', lost('idle_timeout'), 'set idle_replication_slot_timeout', 'max_slot'],
+    ['wal-removed', lost('wal_level_insufficient'), 'wal_level', 'max_slot'],
+    ['wal-removed', 'can no longer access replication slot "ours"', 'invalidation_reason', 'max_slot'],
+    [
+      'wal-removed',
+      'requested WAL segment 000000010000000000000003 has already been removed',
+      'unless archive_command has delivered what is missing',
+      'invalidation_reason',
+    ],
+    ['history-missing', 'could not open file "pg_wal/00000003.history"', 'copy it into pg_wal', '--reset'],
+    ['no-privilege', 'permission denied for function pg_switch_wal', 'GRANT EXECUTE', 'pg_monitor'],
+    ['no-privilege', 'permission denied for database "postgres"', 'GRANT CONNECT', 'pg_monitor'],
+    ['no-privilege', 'permission denied to use replication slots', 'REPLICATION', 'pg_monitor'],
+    ['authentication', 'role "me" does not exist', 'CREATE ROLE', 'pgpass'],
+    ['authentication', 'role "me" is not permitted to log in', 'LOGIN', 'pgpass'],
+    ['too-many-connections', 'too many connections for role "me"', 'ALTER ROLE', 'max_connections'],
+    ['too-many-connections', 'too many connections for database "db"', 'ALTER DATABASE', 'max_connections'],
+    ['too-many-connections', 'sorry, too many clients already', 'max_connections', 'ALTER'],
+    ['starting-up', 'DETAIL:  Hot standby mode is disabled.', 'hot_standby = on', 'wait'],
+  ] as const)('gives each cause of %s its own cure: %j', (failure, message, words, not) => {
+    const hint = hintFor(failure, { option: 'conninfo', server: 'main', slotName: 'ours', message });
+    expect(hint).toContain(words);
+    expect(hint).not.toContain(not);
   });
 
   test('asks for the other rights where it is not about replication', () => {

@@ -1,10 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { isThere } from '../../src/durable/durable-file.ts';
 import { acquireLock, lockOwner } from '../../src/durable/lock-file.ts';
-import { createSlot, dropSlot, stopReceiver } from '../../src/receiver/manage.ts';
+import { createSlot, dropSlot, resetReceiver, stopReceiver } from '../../src/receiver/manage.ts';
+import { writeWal } from '../support/make-wal.ts';
 import { until } from '../support/poll.ts';
 import { withPostgres } from '../support/postgres.ts';
 import { withTempDir } from '../support/temp-dir.ts';
@@ -105,6 +106,35 @@ describe('a slot', () => {
           failure: 'slot-missing',
           message: "Replication slot 'walwarden' does not exist",
         });
+      }),
+    ));
+
+  test('in use by a foreign process is neither dropped nor reset from, and that process is named', () =>
+    withPostgres({}, (pg) =>
+      withReceiver(pg, {}, async ({ settings, streaming }) => {
+        await createSlot(settings, { ifNotExists: false });
+        await withReceiver(pg, { postgres: { streamingName: 'the_other_one' } }, (other) =>
+          streamUntil(other.settings, 'the slot to be refused', async () => {
+            const rows = await pg.sql('select active_pid from pg_replication_slots where active');
+            const pid = rows[0]?.[0];
+            if (pid === undefined || pid === null) return false;
+            const holder = `server process ${pid}, "the_other_one"`;
+            await expect(dropSlot(settings)).rejects.toMatchObject({
+              failure: 'slot-active',
+              message: `Cannot drop replication slot 'walwarden' on server 'main' because it is in use by ${holder}`,
+              hint: expect.stringContaining('slot_name of [main]'),
+            });
+            await writeWal(streaming, { segment: 1, systemIdentifier: await pg.systemIdentifier() });
+            const before = await readdir(streaming);
+            await expect(resetReceiver(settings)).rejects.toMatchObject({
+              failure: 'slot-active',
+              message: `replication slot "walwarden" of main is in use by ${holder}`,
+              hint: expect.stringContaining('stop the other receiver'),
+            });
+            expect(await readdir(streaming)).toEqual(before);
+            return true;
+          }),
+        );
       }),
     ));
 

@@ -95,6 +95,22 @@ describe('the end of pg_receivewal', () => {
     );
   });
 
+  test('is explained with the detail that tells which of several causes it was', () => {
+    const lost = (reason: string): ReceiverCause =>
+      causeOf(
+        failed,
+        'could not send replication command "START_REPLICATION": ERROR:  can no longer access replication slot "idle"',
+        `DETAIL:  This replication slot has been invalidated due to "${reason}".`,
+        'disconnected',
+      );
+    expect(lost('idle_timeout')).toMatchObject({
+      failure: 'wal-removed',
+      message: expect.stringContaining('invalidated due to "idle_timeout"'),
+      hint: expect.stringContaining('idle_replication_slot_timeout'),
+    });
+    expect(lost('wal_removed').hint).toContain('max_slot_wal_keep_size');
+  });
+
   test.each([
     [
       'could not write 16777216 bytes to WAL file "000000010000000000000003.partial": No space left on device',
