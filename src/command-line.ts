@@ -4,7 +4,7 @@ import { logLevel, positiveInteger, wholeNumber } from './command-line/arguments
 import { addErrors } from './command-line/errors.ts';
 import type { Execute, Execution } from './command-line/execution.ts';
 import { addGetWal } from './command-line/get-wal.ts';
-import { addReceiveWal } from './command-line/receive-wal.ts';
+import { addReceiveWal, addTerminateProcess } from './command-line/receive-wal.ts';
 import { addRecover } from './command-line/recover.ts';
 import type { CommandContext, Report } from './commands/command.ts';
 import type { ReplicationStatusOptions } from './commands/replication-status.ts';
@@ -288,6 +288,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     );
 
   addReceiveWal(command, execute);
+  addTerminateProcess(command, execute);
 
   command('switch-wal', 'close the current segment of a server, so that it can be archived')
     .alias('switch-xlog')

@@ -16,3 +16,15 @@ export function addReceiveWal(add: AddCommand, execute: Execute): void {
       }),
     );
 }
+
+/** `terminate-process`: what Barman 3.20 says for `receive-wal --stop`. */
+export function addTerminateProcess(add: AddCommand, execute: Execute): void {
+  add('terminate-process', 'stop the receive-wal that runs for a server, as receive-wal --stop does')
+    .argument('<server>', 'name of a server')
+    .argument('<task>', 'receive-wal')
+    .action(async (name: string, task: string, _options, self) =>
+      execute(self, {
+        run: async (context) => (await import('../commands/receive-wal.ts')).terminateProcess(context, name, task),
+      }),
+    );
+}

@@ -29,11 +29,7 @@ export async function receiveWal(context: CommandContext, name: string, options:
   const action = chosenAction(options);
   if (action === 'stop') {
     // Also when the configuration has become one that nothing can be started with.
-    return done(
-      name,
-      action,
-      await stopReceiver({ server: name, lockPath: serverLock(context.config, name, 'receive-wal') }),
-    );
+    return done(name, action, await stop(context, name));
   }
   if (action === 'receive' || action === 'reset') checkStreams(server);
   if (action === 'receive' && !server.active) return done(name, action, `Skipping inactive server ${name}`);
@@ -48,6 +44,22 @@ export async function receiveWal(context: CommandContext, name: string, options:
     case 'drop-slot':
       return done(name, action, await dropSlot(opened.receiver));
   }
+}
+
+/** `terminate-process SERVER TASK`: Barman's other name for `receive-wal --stop`, the one process that it ends here. */
+export async function terminateProcess(context: CommandContext, name: string, task: string): Promise<Report> {
+  findServer(context.config, name);
+  if (task !== 'receive-wal') {
+    throw new WalwardenError('usage', `terminate-process: can't terminate ${JSON.stringify(task)}: expected receive-wal`, {
+      hint: 'receive-wal is the one process of a server that runs until it is asked to stop; archive-wal and cron end by themselves',
+    });
+  }
+  const message = await stop(context, name);
+  return { text: `${message}\n`, json: { server: name, task, message } };
+}
+
+function stop({ config }: CommandContext, name: string): Promise<string> {
+  return stopReceiver({ server: name, lockPath: serverLock(config, name, 'receive-wal') });
 }
 
 function chosenAction(options: ReceiveWalOptions): Action {
@@ -93,10 +105,12 @@ async function receive(context: CommandContext, server: Server): Promise<string>
   try {
     lock = await acquireLock(server.receiver.lockPath, { waitMs: LOCK_WAIT_MS });
   } catch (error) {
-    // Barman's words and exit status: those who start it every minute rely on them.
-    if (isErrorCode(error, 'locked'))
-      return `Another receive-wal process is already running for server ${server.name}.`;
-    throw error;
+    if (!isErrorCode(error, 'locked')) throw error;
+    // Barman's words, and its exit status from 3.17 on: scripts and supervisors look for both.
+    throw new WalwardenError('locked', `Another receive-wal process is already running for server ${server.name}.`, {
+      cause: error,
+      hint: `nothing is to be done; to end that one: walwarden receive-wal --stop ${server.name}`,
+    });
   }
   await using _lock = lock;
   const { log_file: log } = context.config.global.options;

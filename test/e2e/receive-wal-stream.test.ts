@@ -52,18 +52,16 @@ test('a stop by SIGINT keeps what was received, and the next one goes on from th
     expect(await second.stop()).toEqual({ status: 0, signal: null });
   }));
 
-test('a second one says that one runs already, as Barman does, and the first goes on', () =>
+test('a second one fails, with Barman’s words for one that runs already, and the first goes on', () =>
   withStreamingHome({}, async (pg, home) => {
     const receiver = await home.startStreaming();
+    const message = 'Another receive-wal process is already running for server main.';
+    const hint = 'nothing is to be done; to end that one: walwarden receive-wal --stop main';
     const second = await home.cli(['receive-wal', 'main']);
-    expect(second.status).toBe(0);
-    expect(second.stdout).toBe('Another receive-wal process is already running for server main.\n');
+    expect(second).toMatchObject({ status: 1, stdout: '', stderr: `ERROR: ${message}\nHINT: ${hint}\n` });
     const asJson = await home.cli(['-f', 'json', 'receive-wal', 'main']);
-    expect(JSON.parse(asJson.stdout)).toEqual({
-      server: 'main',
-      action: 'receive',
-      message: 'Another receive-wal process is already running for server main.',
-    });
+    expect(asJson).toMatchObject({ status: 1, stdout: '' });
+    expect(JSON.parse(asJson.stderr)).toEqual({ error: { code: 'locked', message, hint } });
     expect(await home.report()).toMatchObject({ pid: receiver.pid, state: 'streaming' });
     await home.expectReceived(pg, await pg.switchWal());
   }));
@@ -77,6 +75,19 @@ test('--stop ends it, and says so when there is nothing to end', () =>
     const again = await home.cli(['receive-wal', '--stop', 'main']);
     expect(again.status).toBe(1);
     expect(again.stderr).toContain('Termination of receive-wal failed: no such process for server main');
+  }));
+
+test('terminate-process SERVER receive-wal ends it, as Barman’s own does', () =>
+  withStreamingHome({}, async (_pg, home) => {
+    const receiver = await home.startStreaming();
+    const stop = await home.cli(['terminate-process', 'main', 'receive-wal']);
+    expect(stop).toMatchObject({ status: 0, stdout: `Stopped process receive-wal(${receiver.pid})\n` });
+    expect(await receiver.ended).toEqual({ status: 0, signal: null });
+    const again = await home.cli(['-f', 'json', 'terminate-process', 'main', 'receive-wal']);
+    expect(again.status).toBe(1);
+    expect(JSON.parse(again.stderr)).toMatchObject({
+      error: { code: 'receiver', message: 'Termination of receive-wal failed: no such process for server main' },
+    });
   }));
 
 test('our application_name wins over the one in streaming_conninfo', () =>
