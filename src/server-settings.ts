@@ -135,3 +135,8 @@ export function connectionsInUse(server: ServerConfig): PostgresSettings {
   if (server.options.streaming_archiver) return settings;
   return { ...settings, ...nothing, walConninfo: settings.slotName === null ? null : settings.walConninfo };
 }
+
+/** Where a server's receive-wal tells what it does. */
+export function receiverReportPath({ options }: ServerConfig): string {
+  return join(options.backup_directory, '.receive-wal.json');
+}

@@ -23,6 +23,7 @@ import {
   customFilters,
   hookScripts,
   postgresSettings,
+  receiverReportPath,
   serverLock,
   type LockName,
 } from './server-settings.ts';
@@ -187,10 +188,11 @@ export function openServer(
     pathPrefix: options.path_prefix,
     streamingDirectory: options.streaming_wals_directory,
     lockPath: lockPath('receive-wal'),
-    reportPath: inBackups('.receive-wal.json'),
+    reportPath: receiverReportPath(server),
     errors,
     identity,
     minFree: options.receive_wal_min_free,
+    stallTimeoutMs: options.receive_wal_stall_timeout,
     newestArchived: async () =>
       (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment')?.name ?? null,
     readArchived: async (wal) => {

@@ -198,6 +198,12 @@ export function reportStreaming(report: StatusReport, status: StreamingArchivalS
     );
   }
   report.add('receive_wal_restarts', 'receive-wal restarts of pg_receivewal', told.restarts, `${told.restarts}`);
+  report.add(
+    'receive_wal_stalls',
+    'receive-wal restarts of a hung pg_receivewal',
+    { stalls: told.stalls, last: told.lastStall === null ? null : told.lastStall / 1000 },
+    told.lastStall === null ? 'none' : `${told.stalls}, the last at ${formatMoment(told.lastStall, now)}`,
+  );
   const { cause } = told;
   if (cause !== null) {
     const { failure, message, hint } = cause;

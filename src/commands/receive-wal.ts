@@ -50,9 +50,13 @@ export async function receiveWal(context: CommandContext, name: string, options:
 export async function terminateProcess(context: CommandContext, name: string, task: string): Promise<Report> {
   findServer(context.config, name);
   if (task !== 'receive-wal') {
-    throw new WalwardenError('usage', `terminate-process: can't terminate ${JSON.stringify(task)}: expected receive-wal`, {
-      hint: 'receive-wal is the one process of a server that runs until it is asked to stop; archive-wal and cron end by themselves',
-    });
+    throw new WalwardenError(
+      'usage',
+      `terminate-process: can't terminate ${JSON.stringify(task)}: expected receive-wal`,
+      {
+        hint: 'receive-wal is the one process of a server that runs until it is asked to stop; archive-wal and cron end by themselves',
+      },
+    );
   }
   const message = await stop(context, name);
   return { text: `${message}\n`, json: { server: name, task, message } };

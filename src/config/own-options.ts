@@ -64,6 +64,12 @@ export const OWN_OPTIONS = {
     null,
     'pg_receivewal pauses below this much free disk space; unset, 5 % of the disk or 1 GiB, whichever is smaller, but at least two segments and at most half of the disk.',
   ),
+  receive_wal_stall_timeout: option(
+    'global+server+model',
+    seconds,
+    '60 s',
+    'pg_receivewal is started again when the server has been ahead for so long and nothing was received; 0 for never, and less than 2 s counts as 2 s.',
+  ),
 
   // S3
   aws_endpoint_url: option('global+server+model', url, null, 'The address of an S3 service other than AWS.'),

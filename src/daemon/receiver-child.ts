@@ -3,6 +3,7 @@ import { messageOf } from '../errors.ts';
 import { pause } from '../health/patience.ts';
 import type { Logger } from '../logging.ts';
 import { startReceiver, type ReceiverEnd } from '../receiver/receiver-process.ts';
+import { readReceiverReport } from '../receiver/receiver-report.ts';
 import { failuresAfter, retryDelayMs } from '../receiver/receiver-states.ts';
 import { formatSpan } from '../words.ts';
 import type { ReceivingState } from './daemon-view.ts';
@@ -13,14 +14,19 @@ export interface ReceiverChildSettings {
   readonly command: readonly [program: string, ...args: string[]];
   /** Of Barman's lock for receive-wal. */
   readonly lockPath: string;
+  /** Where receive-wal tells whether commits wait for it. */
+  readonly reportPath: string;
   /** Where it has no log file: a line of its log. */
   readonly onLine: (line: string) => void;
   readonly onRestart: () => void;
   readonly logger: Logger;
 }
 
-/** How often it is looked whether another receive-wal has ended; nor is one that ended well started sooner. */
-const ELSEWHERE_MS = 10_000;
+/**
+ * How often it is looked whether another receive-wal has ended; nor is one that
+ * ended well started sooner. Commits may wait for it: no longer than pg_receivewal itself would wait.
+ */
+const ELSEWHERE_MS = 5_000;
 
 /** It gives pg_receivewal 10 s. */
 const STOP_GRACE_MS = 20_000;
@@ -64,7 +70,9 @@ export class ReceiverChild {
       this.#phase = 'waiting';
       failures = failuresAfter(failures, performance.now() - began);
       const asked = end.how === 'exited' && end.status === 0;
-      const waitMs = asked ? ELSEWHERE_MS : retryDelayMs(failures, Math.random());
+      // One that was started elsewhere in the same moment has got the lock.
+      if (!asked && (await this.#other()) !== null) continue;
+      const waitMs = asked ? ELSEWHERE_MS : retryDelayMs(failures, Math.random(), await this.#isSynchronous());
       if (!asked) failures += 1;
       const text = `receive-wal of ${server} ${describe(end)}; it is started again in ${formatSpan(waitMs)}`;
       logger[asked ? 'info' : 'error']({ server }, text);
@@ -83,6 +91,10 @@ export class ReceiverChild {
       logger.debug({ server }, `can't look who has ${lockPath}: ${messageOf(error)}`);
       return null;
     }
+  }
+
+  async #isSynchronous(): Promise<boolean> {
+    return (await readReceiverReport(this.#settings.reportPath))?.synchronous === true;
   }
 
   async #runOnce(drain: AbortSignal, kill: AbortSignal): Promise<ReceiverEnd> {

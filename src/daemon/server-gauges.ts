@@ -40,6 +40,10 @@ const GAUGES = {
     'walwarden_receiver_pg_receivewal_restarts',
     'Starts of pg_receivewal after the first, in the life of the receive-wal process.',
   ],
+  stalls: [
+    'walwarden_receiver_stalls',
+    'Times that pg_receivewal hung and was started again, in the life of the receive-wal process.',
+  ],
   up: ['walwarden_postgres_up', '1 when the PostgreSQL that WAL is received from answers questions, else 0.'],
   lag: ['walwarden_receiver_lag_bytes', 'WAL that the server has written and receive-wal has not.'],
   free: ['walwarden_disk_free_bytes', 'Free bytes of the file system that holds a directory.', 'directory'],
@@ -120,6 +124,7 @@ export class ServerGauges {
       oneOf('receiver', RECEIVER_STATES, receiverState(receiving, report));
       set('streamed', seconds(report?.lastStreamed ?? null));
       set('receiverStarts', report?.restarts);
+      set('stalls', report?.stalls);
     }
     if (facts.lag !== undefined && facts.lag !== null) {
       set('up', Number(facts.lag.up));

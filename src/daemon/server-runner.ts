@@ -3,7 +3,7 @@ import type { ServerConfig, WalwardenConfig } from '../config/config.ts';
 import { Told } from '../archiver/told.ts';
 import { WalwardenError } from '../errors.ts';
 import type { Logger } from '../logging.ts';
-import { PATIENCE_FOR_POSTGRES, serverLock } from '../server-settings.ts';
+import { PATIENCE_FOR_POSTGRES, receiverReportPath, serverLock } from '../server-settings.ts';
 import { openServer, type Server } from '../server.ts';
 import { ArchiveLoop } from './archive-loop.ts';
 import type { ArchivingState, ReceivingState, ServerView } from './daemon-view.ts';
@@ -124,6 +124,7 @@ export class ServerRunner implements ServerView {
       server: this.name,
       command: command('receive-wal', this.name),
       lockPath: serverLock(this.#global, this.name, 'receive-wal'),
+      reportPath: receiverReportPath(this.config),
       onLine,
       onRestart: () => metrics.receiverRestarted(this.name),
       logger,

@@ -96,18 +96,6 @@ export async function checkIdentity(settings: ReceiverSettings, server: Streamin
   );
 }
 
-/** Whether `--synchronous` would be right now, as {@link prepareToStream} decides it; null when the server can't be asked. */
-export async function isSynchronousNow(settings: ReceiverSettings, signal: AbortSignal): Promise<boolean | null> {
-  try {
-    await using connection = await connectForStreaming(settings, signal);
-    const [row] = await connection.query('SHOW synchronous_standby_names');
-    return isSynchronousName(row?.['synchronous_standby_names'] ?? '', settings.postgres.streamingName);
-  } catch (error) {
-    if (error instanceof WalwardenError) return null;
-    throw error;
-  }
-}
-
 function isSynchronous({ server: name, postgres, logger }: ReceiverSettings, server: StreamingServer): boolean {
   try {
     return isSynchronousName(server.synchronousStandbyNames, postgres.streamingName);

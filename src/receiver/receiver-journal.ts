@@ -2,7 +2,13 @@ import { messageOf } from '../errors.ts';
 import { count, formatSpan } from '../words.ts';
 import { OutageLog, type Level } from './outage-log.ts';
 import type { ReadyToStream } from './preflight.ts';
-import { readReceiverReport, writeReceiverReport, type ReceiverCause, type ReceiverState } from './receiver-report.ts';
+import {
+  readReceiverReport,
+  writeReceiverReport,
+  type ReceiverCause,
+  type ReceiverReport,
+  type ReceiverState,
+} from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 
 /** Why a state is entered, and for how long. */
@@ -20,30 +26,44 @@ export class ReceiverJournal {
   #state: ReceiverState = 'preparing';
   #since = this.#startedAt;
   #lastStreamed: number | null;
+  #stalls = 0;
+  #lastStall: number | null;
+  #synchronous: boolean | null;
+  /** What of it is durable. */
+  #durablySynchronous: boolean | null;
   #cause: ReceiverCause | null = null;
   #retryAt: number | null = null;
   #ready: ReadyToStream | null = null;
   #starts = 0;
-  /** Since the last time that it streamed. */
+  /** Since the last time that it streamed. To pause, or to start pg_receivewal again because we want to, is none. */
   #failures = 0;
   #downSince: number | null = null;
   #writing: Promise<void> = Promise.resolve();
 
-  private constructor(settings: ReceiverSettings, lastStreamed: number | null) {
+  private constructor(settings: ReceiverSettings, previous: ReceiverReport | null) {
     this.#settings = settings;
     this.#log = new OutageLog(settings.logger);
-    this.#lastStreamed = lastStreamed;
+    this.#lastStreamed = previous?.lastStreamed ?? null;
+    this.#lastStall = previous?.lastStall ?? null;
+    this.#synchronous = previous?.synchronous ?? null;
+    this.#durablySynchronous = this.#synchronous;
   }
 
-  /** Begins where the receiver before us ended: when it streamed last is worth knowing. */
+  /** Begins where the receiver before us ended: when it streamed last, and whether the server waits for us. */
   static async open(settings: ReceiverSettings): Promise<ReceiverJournal> {
     const previous = await readReceiverReport(settings.reportPath);
-    return new ReceiverJournal(settings, previous?.lastStreamed ?? null);
+    return new ReceiverJournal(settings, previous);
+  }
+
+  /** Whether commits wait for us, as far as is known: while the server is away, it was so when it was asked last. */
+  get isSynchronous(): boolean {
+    return this.#synchronous === true;
   }
 
   /** pg_receivewal was started. */
   started(ready: ReadyToStream): void {
     this.#ready = ready;
+    this.#synchronous = ready.synchronous;
     this.#starts += 1;
   }
 
@@ -58,8 +78,25 @@ export class ReceiverJournal {
     this.#state = state;
     this.#cause = reason?.cause ?? null;
     this.#retryAt = reason === null || reason.retryMs === null ? null : now + reason.retryMs;
-    this.#failures = reason === null ? 0 : this.#failures + 1;
+    if (reason === null) this.#failures = 0;
+    else if (state !== 'low-disk') this.#failures += 1;
     this.#downSince = reason === null ? null : (this.#downSince ?? now);
+    this.#report();
+  }
+
+  /** pg_receivewal hangs, and is started again: until it streams, that is why it doesn't. */
+  stalled(cause: ReceiverCause): void {
+    const now = Date.now();
+    this.#lastStreamed = now;
+    this.#state = 'preparing';
+    this.#since = now;
+    this.#stalls += 1;
+    this.#lastStall = now;
+    this.#cause = cause;
+    this.#downSince = now;
+    const { server } = this.#settings;
+    const { failure, message, hint } = cause;
+    this.#log.tell('warn', { server, failure, hint }, `${message}; it is started again`);
     this.#report();
   }
 
@@ -83,10 +120,8 @@ export class ReceiverJournal {
       return this.#log.tell(state === 'waiting' ? 'warn' : 'error', fields, message + retry);
     }
     if (state === 'streaming') {
-      const down =
-        this.#downSince === null
-          ? ''
-          : ` again, after ${count(this.#failures, 'failure')} in ${formatSpan(now - this.#downSince)}`;
+      const failures = this.#failures === 0 ? '' : `${count(this.#failures, 'failure')} in `;
+      const down = this.#downSince === null ? '' : ` again, after ${failures}${formatSpan(now - this.#downSince)}`;
       const fields = {
         server,
         slot: postgres.slotName,
@@ -110,14 +145,20 @@ export class ReceiverJournal {
       startedAt: this.#startedAt,
       lastStreamed: streaming ? Date.now() : this.#lastStreamed,
       restarts: Math.max(0, this.#starts - 1),
+      stalls: this.#stalls,
+      lastStall: this.#lastStall,
       cause: this.#cause,
       retryAt: this.#retryAt,
       slotName: postgres.slotName,
-      synchronous: this.#ready?.synchronous ?? null,
+      synchronous: this.#synchronous,
       program: this.#ready?.program.version ?? null,
     };
     this.#writing = this.#writing
-      .then(() => writeReceiverReport(reportPath, report))
+      .then(async () => {
+        const { synchronous } = report;
+        await writeReceiverReport(reportPath, report, { durable: synchronous !== this.#durablySynchronous });
+        this.#durablySynchronous = synchronous;
+      })
       .catch((error: unknown) => {
         const text = `can't write ${reportPath}, from which status and check know of receive-wal: ${messageOf(error)}`;
         this.#log.tell('warn', { server }, text);

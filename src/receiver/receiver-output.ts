@@ -133,7 +133,7 @@ function causeOfTrouble(text: string, directory: string, context: FailureContext
 
 /** Whether waiting may be enough for a cause; otherwise somebody has to do something first. */
 export function causePasses({ failure }: ReceiverCause): boolean {
-  if (failure === 'low-disk' || failure === 'killed') return true;
+  if (failure === 'low-disk' || failure === 'killed' || failure === 'stalled') return true;
   if (failure === 'program-missing' || failure === 'directory') return false;
   return passesByItself(failure);
 }

@@ -16,8 +16,11 @@ export interface ReceiverProcess {
   readonly pid: number | undefined;
   /** Resolves once it is gone and everything that it said was handed on; never rejects. */
   readonly ended: Promise<ReceiverEnd>;
-  /** Asks it to end; kills it after `graceMs`, or when `kill` fires. Resolves to true when it had to be killed. */
-  stop(graceMs: number, kill: AbortSignal): Promise<boolean>;
+  /**
+   * Asks it to end (by SIGINT, where no other signal is named); kills it after `graceMs`, or when `kill` fires.
+   * Resolves to true when it had to be killed.
+   */
+  stop(graceMs: number, kill: AbortSignal, signal?: NodeJS.Signals): Promise<boolean>;
 }
 
 /** How long to wait for what it said last: a descendant that nobody expects could hold its pipes open. */
@@ -67,12 +70,12 @@ class Child implements ReceiverProcess {
     return this.#child.pid;
   }
 
-  async stop(graceMs: number, kill: AbortSignal): Promise<boolean> {
+  async stop(graceMs: number, kill: AbortSignal, signal: NodeJS.Signals = 'SIGINT'): Promise<boolean> {
     const done = new AbortController();
     const patience = delay(graceMs, true, { signal: AbortSignal.any([done.signal, kill]) }).catch(() => kill.aborted);
     const { exitCode, signalCode } = this.#child;
     // Its number may be another's by now.
-    if (exitCode === null && signalCode === null) this.#signalGroup('SIGINT');
+    if (exitCode === null && signalCode === null) this.#signalGroup(signal);
     const killed = await Promise.race([this.ended.then(() => false), patience]);
     done.abort();
     if (killed) this.#signalGroup('SIGKILL');

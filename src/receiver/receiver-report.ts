@@ -1,4 +1,6 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { fsyncDirectory, replaceFile } from '../durable/durable-file.ts';
 import type { PostgresFailure } from '../postgres/failure.ts';
 
 /** What a receiver is doing; the states of its transition table. */
@@ -18,7 +20,8 @@ export interface ReceiverCause {
     | 'program-missing' // no pg_receivewal
     | 'low-disk'
     | 'directory' // streaming/ can't be written
-    | 'killed'; // pg_receivewal was, from outside
+    | 'killed' // pg_receivewal was, from outside
+    | 'stalled'; // pg_receivewal received nothing, though the server was ahead
   readonly message: string;
   readonly hint: string | null;
 }
@@ -37,10 +40,15 @@ export interface ReceiverReport {
   readonly lastStreamed: number | null;
   /** Starts of pg_receivewal after the first. */
   readonly restarts: number;
+  /** How often pg_receivewal hung, and was started again for that. */
+  readonly stalls: number;
+  /** When it did so last, in this process or one before; null when it never did. */
+  readonly lastStall: number | null;
   /** Why it does not stream; null while it does, and before it tried. */
   readonly cause: ReceiverCause | null;
   readonly retryAt: number | null;
   readonly slotName: string | null;
+  /** Whether the server waited for us when it was asked last, also by a process before: while it is away that counts. */
   readonly synchronous: boolean | null;
   /** pg_receivewal's version text. */
   readonly program: string | null;
@@ -81,16 +89,27 @@ const FAILURES: Readonly<Record<ReceiverCause['failure'], true>> = {
   'low-disk': true,
   directory: true,
   killed: true,
+  stalled: true,
 };
 
 /**
- * Writes a report for others to read. Not durable: after a crash of the machine
- * no receiver runs. Rejects when the disk is full, say; the caller goes on.
+ * Writes a report for others to read; durable where asked, which what the next
+ * receiver decides by has to be. Rejects when the disk is full, say; the caller
+ * goes on.
  */
-export async function writeReceiverReport(path: string, report: ReceiverReport): Promise<void> {
+export async function writeReceiverReport(
+  path: string,
+  report: ReceiverReport,
+  options: { readonly durable?: boolean } = {},
+): Promise<void> {
+  const text = `${JSON.stringify(report, null, 2)}\n`;
+  if (options.durable === true) {
+    await replaceFile(path, Buffer.from(text), { mode: 0o600 });
+    return fsyncDirectory(dirname(path));
+  }
   // One writer, the holder of the receive-wal lock: one name is enough, and nothing piles up.
   const temporary = `${path}.tmp`;
-  await writeFile(temporary, `${JSON.stringify(report, null, 2)}\n`, { mode: 0o600 });
+  await writeFile(temporary, text, { mode: 0o600 });
   await rename(temporary, path);
 }
 
@@ -129,9 +148,26 @@ function parseReport(value: unknown): ReceiverReport | null {
   if (!isRecord(value)) return null;
   const { pid, state, since, startedAt, lastStreamed, restarts, cause, retryAt, slotName, synchronous, program } =
     value;
+  // An older version's report has none of these.
+  const { stalls = 0, lastStall = null } = value;
   if (!isNumber(pid) || !isKeyOf(state, STATES) || !isNumber(since) || !isNumber(startedAt)) return null;
   if (!isNumber(restarts) || !isNullOr(lastStreamed, isNumber) || !isNullOr(retryAt, isNumber)) return null;
+  if (!isNumber(stalls) || !isNullOr(lastStall, isNumber)) return null;
   if (!isNullOr(slotName, isText) || !isNullOr(synchronous, isBoolean) || !isNullOr(program, isText)) return null;
   if (!isNullOr(cause, isCause)) return null;
-  return { pid, state, since, startedAt, lastStreamed, restarts, cause, retryAt, slotName, synchronous, program };
+  return {
+    pid,
+    state,
+    since,
+    startedAt,
+    lastStreamed,
+    restarts,
+    stalls,
+    lastStall,
+    cause,
+    retryAt,
+    slotName,
+    synchronous,
+    program,
+  };
 }

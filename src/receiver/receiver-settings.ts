@@ -20,6 +20,8 @@ export interface ReceiverSettings {
   readonly identity: SystemIdentity;
   /** `receive_wal_min_free` in bytes; null: as {@link spaceLimits} chooses. */
   readonly minFree: number | null;
+  /** `receive_wal_stall_timeout` in milliseconds; 0: pg_receivewal is never taken for one that hangs. */
+  readonly stallTimeoutMs: number;
   /** The newest segment of the catalogue; without it a gap before the first position can't be told. */
   readonly newestArchived?: () => Promise<WalName | null>;
   /** The plain bytes of an archived segment; null when it isn't archived. Throws when that can't be told. */

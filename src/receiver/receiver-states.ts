@@ -8,7 +8,7 @@ export type ReceiverEvent =
   | 'disk-low'
   | 'disk-free'
   | 'retry' // it is time for the next try
-  | 'changed' // the server wants it otherwise than pg_receivewal was started
+  | 'changed' // we end pg_receivewal, to start another one at once
   | 'stop' // we are asked to end
   | 'gone'; // nothing of us runs any more
 
@@ -54,7 +54,7 @@ export function nextState(state: ReceiverState, event: ReceiverEvent): ReceiverS
 }
 
 /** A cause that somebody has to remove is looked at again so often, in milliseconds. */
-export const BLOCKED_RETRY_MS = 30_000;
+const BLOCKED_RETRY_MS = 30_000;
 
 /** After so much streaming the next failure counts as the first in a row. */
 const STABLE_MS = 60_000;
@@ -62,15 +62,34 @@ const STABLE_MS = 60_000;
 const FIRST_RETRY_MS = 1_000;
 const LAST_RETRY_MS = 60_000;
 
+/** A synchronous standby is tried so often at first: a restart of the server takes seconds. */
+const EAGER_TRIES = 60;
+/** What pg_receivewal itself waits between two tries. */
+const LAST_SYNCHRONOUS_RETRY_MS = 5_000;
+
 /**
  * How long to wait after so many failures in a row (0: after the first), in
  * milliseconds: doubling from 1 s to 60 s, less up to a half of it, so that
  * many receivers don't come back to one server at the same moment. `random` is
- * from 0 to 1.
+ * from 0 to 1. Every commit waits for a synchronous standby, so that comes back every
+ * second for a minute, and then every 5 s.
  */
-export function retryDelayMs(failures: number, random: number): number {
+export function retryDelayMs(failures: number, random: number, synchronous = false): number {
+  if (synchronous) return failures < EAGER_TRIES ? FIRST_RETRY_MS : LAST_SYNCHRONOUS_RETRY_MS;
   const longest = Math.min(FIRST_RETRY_MS * 2 ** failures, LAST_RETRY_MS);
   return Math.max(FIRST_RETRY_MS, Math.round(longest * (1 - random / 2)));
+}
+
+/** How long to wait after a failure, whatever kind of cause it has. */
+export function waitAfterFailure(
+  {
+    passes,
+    failures,
+    synchronous,
+  }: { readonly passes: boolean; readonly failures: number; readonly synchronous: boolean },
+  random: number,
+): number {
+  return passes ? retryDelayMs(failures, random, synchronous) : BLOCKED_RETRY_MS;
 }
 
 /** The failures in a row that still count after so much streaming, in milliseconds. */

@@ -2,6 +2,7 @@ import { conninfoForProgram, parseConninfo } from '../postgres/conninfo.ts';
 import type { ReadyToStream } from './preflight.ts';
 import { receivewalEnvironment } from './pg-receivewal.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
+import { statusIntervalS } from './stream-watch.ts';
 
 /** How pg_receivewal is run. */
 export interface ReceivewalCommand {
@@ -23,10 +24,11 @@ const TCP_USER_TIMEOUT_SINCE = 12;
 
 /** The command line of pg_receivewal. Throws `misconfigured` for a conninfo that it can't be given. */
 export function receivewalCommand(
-  { streamingDirectory, postgres }: Pick<ReceiverSettings, 'streamingDirectory' | 'postgres'>,
+  settings: Pick<ReceiverSettings, 'streamingDirectory' | 'postgres' | 'stallTimeoutMs'>,
   { program, synchronous }: Pick<ReadyToStream, 'program' | 'synchronous'>,
   ours: NodeJS.ProcessEnv = process.env,
 ): ReceivewalCommand {
+  const { streamingDirectory, postgres } = settings;
   const text = postgres.walStreamingConninfo ?? '';
   const { tcp_user_timeout, service } = parseConninfo(text);
   // A service may say it, too.
@@ -43,6 +45,7 @@ export function receivewalCommand(
       '--no-loop',
       '--no-password',
       '--verbose',
+      `--status-interval=${statusIntervalS(settings)}`,
       `--directory=${streamingDirectory}`,
       ...(postgres.slotName === null ? [] : [`--slot=${postgres.slotName}`]),
       ...(synchronous ? ['--synchronous'] : []),

@@ -66,22 +66,48 @@ export async function listStreamingFiles(directory: string, segmentSize: number)
   }
   const files: StreamingFile[] = [];
   for (const entry of entries) {
-    const match = ENTRY.exec(entry);
-    if (match === null) continue;
+    const place = placeOf(entry, segmentSize);
+    if (place === null) continue;
     const found = await statIfThere(join(directory, entry));
     // An archive pass may have taken it meanwhile.
     if (found === null || !found.isFile()) continue;
-    const [timeline = 0, log = 0, segment = 0] = match.slice(1, 4).map((digits) => Number.parseInt(digits, 16));
-    files.push({
-      entry,
-      timeline,
-      segment: BigInt(log) * BigInt(segmentsPerLog(segmentSize)) + BigInt(segment),
-      compressed: match[4] !== undefined,
-      partial: match[5] !== undefined,
-      size: found.size,
-    });
+    files.push({ ...place, size: found.size });
   }
   return files;
+}
+
+/** What a name says; null when pg_receivewal doesn't look at it. */
+function placeOf(entry: string, segmentSize: number): Omit<StreamingFile, 'size'> | null {
+  const match = ENTRY.exec(entry);
+  if (match === null) return null;
+  const [timeline = 0, log = 0, segment = 0] = match.slice(1, 4).map((digits) => Number.parseInt(digits, 16));
+  return {
+    entry,
+    timeline,
+    segment: BigInt(log) * BigInt(segmentsPerLog(segmentSize)) + BigInt(segment),
+    compressed: match[4] !== undefined,
+    partial: match[5] !== undefined,
+  };
+}
+
+/** What was received last, by the file that pg_receivewal writes: whatever it receives, this is another text. */
+export interface LastReceived {
+  readonly text: string;
+  /** Where the segment of that file ends; null when there is none. */
+  readonly below: Lsn | null;
+}
+
+/** One directory read and one look at a file, however many wait there to be archived. */
+export async function lastReceived(directory: string, segmentSize: number): Promise<LastReceived> {
+  let newest: Omit<StreamingFile, 'size'> | null = null;
+  for (const entry of await readdir(directory)) {
+    const place = placeOf(entry, segmentSize);
+    if (place !== null && (newest === null || comesAfter(place, newest))) newest = place;
+  }
+  if (newest === null) return { text: 'nothing', below: null };
+  const { mtimeNs, size } = await stat(join(directory, newest.entry), { bigint: true });
+  const below = (newest.segment + 1n) * BigInt(segmentSize);
+  return { text: `${newest.entry} ${size} ${mtimeNs}`, below };
 }
 
 async function statIfThere(path: string): Promise<Stats | null> {

@@ -2,14 +2,16 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { formatBytes } from '../words.ts';
 import { lowSpace, untilEnoughSpace, untilLowSpace, type DiskSpace, type WatchedDisk } from './free-space.ts';
 import { KeptPartial, keptDiffers } from './kept-partial.ts';
-import { causeOf, isSynchronousNow, prepareToStream, type ReadyToStream } from './preflight.ts';
+import { awaitWalsenderGone } from './own-walsender.ts';
+import { causeOf, prepareToStream, type ReadyToStream } from './preflight.ts';
 import { ReceiverJournal, type StateReason } from './receiver-journal.ts';
 import { causeOfEnd, causePasses, readOutputLine } from './receiver-output.ts';
 import { startReceiver, type ReceiverEnd, type ReceiverProcess } from './receiver-process.ts';
 import type { ReceiverCause, ReceiverState } from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
-import { BLOCKED_RETRY_MS, failuresAfter, nextState, retryDelayMs, type ReceiverEvent } from './receiver-states.ts';
+import { failuresAfter, nextState, waitAfterFailure, type ReceiverEvent } from './receiver-states.ts';
 import { receivewalCommand, type ReceivewalCommand } from './receivewal-command.ts';
+import { untilNews } from './stream-watch.ts';
 import { streamingOption } from './streaming-server.ts';
 
 /** What a refusal takes to arrive after pg_receivewal has said that it starts; when none does, it streams. */
@@ -24,12 +26,6 @@ const OUTAGE_OVER_MS = 10_000;
 /** How often the report says that it still streams. */
 const HEARTBEAT_MS = 30_000;
 
-/**
- * How often the server is asked whether we are in its synchronous_standby_names. Without --synchronous
- * pg_receivewal confirms whole segments only, and every commit would wait for one.
- */
-const SYNCHRONOUS_LOOK_MS = 15_000;
-
 /** How often it is looked at whether what is received again is what was received before. */
 const COMPARE_MS = 1_000;
 
@@ -38,6 +34,8 @@ const STOP_FOLLOWS_MS = 100;
 
 /** Between asking pg_receivewal to end and killing it. */
 const STOP_GRACE_MS = 10_000;
+/** The same for one that hangs, which has nothing left to do. */
+const STALL_GRACE_MS = 3_000;
 
 /** It says no more than this when something ends it. */
 const MAX_TROUBLES = 30;
@@ -90,6 +88,8 @@ class Supervisor {
   /** In a row. */
   #failures = 0;
   #retryMs = 0;
+  /** We have ended pg_receivewal ourselves, and it does not stream yet: the server may still have the old one's connection. */
+  #restarting = false;
   /** Why the next state is none in which it streams. */
   #reason: StateReason | null = null;
 
@@ -154,11 +154,12 @@ class Supervisor {
   async #stream(): Promise<ReceiverEvent> {
     const child = this.#child;
     if (child === null) return 'fails';
+    this.#restarting = false;
     const began = performance.now();
     const react = await first((scope) => [
       ...this.#watch(child, scope),
       this.#heartbeat(scope),
-      this.#watchSynchronous(scope),
+      this.#watchNews(scope),
     ]);
     // Before the reaction, which may count the next failure, and choose how long to wait.
     this.#failures = failuresAfter(this.#failures, performance.now() - began);
@@ -201,8 +202,8 @@ class Supervisor {
     return starts;
   }
 
-  async #endChild(): Promise<void> {
-    const killed = await this.#child?.stop(STOP_GRACE_MS, this.#kill);
+  async #endChild(graceMs = STOP_GRACE_MS, signal: NodeJS.Signals = 'SIGINT'): Promise<void> {
+    const killed = await this.#child?.stop(graceMs, this.#kill, signal);
     this.#child = null;
     if (killed === true) this.#journal.say('warn', 'pg_receivewal did not end when it was asked to, and was killed');
   }
@@ -264,19 +265,27 @@ class Supervisor {
     }
   }
 
-  /** Resolves once the server begins, or ceases, to wait for us. */
-  async #watchSynchronous(scope: AbortSignal): Promise<Reaction> {
-    for (;;) {
-      await delay(SYNCHRONOUS_LOOK_MS, undefined, { signal: scope });
-      const wanted = await isSynchronousNow(this.#settings, scope);
-      if (wanted === null || wanted === this.#synchronous) continue;
-      return async (): Promise<ReceiverEvent> => {
-        const what = wanted ? 'names us now' : 'does not name us any more';
-        this.#journal.say('info', `synchronous_standby_names ${what}: pg_receivewal is started anew`);
+  /** Resolves once pg_receivewal has to be started again, though it goes on. That is no failure, and nothing is waited for. */
+  async #watchNews(scope: AbortSignal): Promise<Reaction> {
+    const stream = { synchronous: this.#synchronous, segmentSize: this.#segmentSize };
+    const news = await untilNews(this.#settings, stream, scope);
+    return async (): Promise<ReceiverEvent> => {
+      const stalls = news.what === 'stalled';
+      if (stalls) {
+        this.#journal.stalled({ failure: 'stalled', message: news.message, hint: stallHint(this.#settings) });
+        await this.#endChild(STALL_GRACE_MS, 'SIGTERM');
+      } else {
+        const what = news.synchronous ? 'names us now' : 'does not name us any more';
+        this.#journal.say('info', `synchronous_standby_names ${what}: pg_receivewal is started again`);
         await this.#endChild();
-        return 'changed';
-      };
-    }
+      }
+      if (news.walsender !== null) {
+        await awaitWalsenderGone(this.#settings, news.walsender, { end: stalls }, this.#stopAsked);
+      }
+      this.#failures = 0;
+      this.#restarting = true;
+      return this.#stopAsked.aborted ? 'stop' : 'changed';
+    };
   }
 
   async #ended(end: ReceiverEnd): Promise<ReceiverEvent> {
@@ -301,8 +310,10 @@ class Supervisor {
 
   #fail(cause: ReceiverCause): ReceiverEvent {
     const passes = causePasses(cause);
-    this.#retryMs = passes ? retryDelayMs(this.#failures, Math.random()) : BLOCKED_RETRY_MS;
-    this.#failures += 1;
+    const { isSynchronous: synchronous } = this.#journal;
+    this.#retryMs = waitAfterFailure({ passes, failures: this.#failures, synchronous }, Math.random());
+    // What is left of a connection that we have ended is no failure.
+    if (!this.#restarting || cause.failure !== 'slot-active') this.#failures += 1;
     this.#reason = { cause, retryMs: this.#retryMs };
     return passes ? 'fails' : 'blocks';
   }
@@ -320,6 +331,7 @@ class Supervisor {
   }
 
   #goOn({ free }: DiskSpace): ReceiverEvent {
+    this.#failures = 0;
     this.#journal.say(
       'info',
       `${formatBytes(free)} are free for ${this.#settings.streamingDirectory}: receiving goes on`,
@@ -331,6 +343,13 @@ class Supervisor {
     const { streamingDirectory, minFree } = this.#settings;
     return { directory: streamingDirectory, minFree, segmentSize: this.#segmentSize };
   }
+}
+
+function stallHint({ server, postgres }: ReceiverSettings): string {
+  return (
+    `what lies between us and the server of ${streamingOption(postgres)} (a proxy, a firewall) may have dropped the connection ` +
+    `in silence, or this machine does not let pg_receivewal work; receive_wal_stall_timeout of [${server}] is how long it may take`
+  );
 }
 
 /** What came of whatever happens first. */

@@ -22,6 +22,8 @@ const REPORT: ReceiverReport = {
   startedAt: NOW - 60 * MINUTE,
   lastStreamed: NOW - 1_000,
   restarts: 2,
+  stalls: 1,
+  lastStall: 1_699_999_000_000,
   cause: null,
   retryAt: null,
   slotName: 'walwarden',
@@ -152,10 +154,22 @@ test('status tells program, lock, state, cause, restarts and slot', () => {
     receive_wal_since: NOW / 1000 - 300,
     receive_wal_last_streamed: NOW / 1000 - 1,
     receive_wal_restarts: 2,
+    receive_wal_stalls: { stalls: 1, last: 1_699_999_000 },
     receive_wal_cause: CAUSE,
     receive_wal_slot: 'walwarden',
     receive_wal_synchronous: false,
   });
+});
+
+test('a pg_receivewal that hung fails the check until another one streams, and is counted from then on', () => {
+  const message = 'pg_receivewal hangs: nothing was received for 1 min';
+  const cause = { failure: 'stalled', message, hint: 'see the network' } as const;
+  expect(told({ state: 'preparing', cause })).toContain(`${message}; see the network`);
+  const report = new StatusReport();
+  reportStreaming(report, FINE, 1_699_999_060_000);
+  expect(report.entries.find(({ name }) => name === 'receive_wal_stalls')?.text).toBe(
+    '1, the last at 2023-11-14 21:56:40 UTC (1 min ago)',
+  );
 });
 
 test('status tells whose words are told when nobody holds the lock', () => {

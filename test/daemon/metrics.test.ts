@@ -203,6 +203,8 @@ const REPORT: ReceiverReport = {
   startedAt: 1_700_000_000_000,
   lastStreamed: 1_700_000_050_000,
   restarts: 3,
+  stalls: 1,
+  lastStall: 1_699_999_000_000,
   cause: null,
   retryAt: null,
   slotName: null,
@@ -242,6 +244,7 @@ describe('the receiver', () => {
       const found = await test.series();
       expect(found.of('receiver_last_streamed_timestamp_seconds')).toBe(1_700_000_050);
       expect(found.of('receiver_pg_receivewal_restarts')).toBe(3);
+      expect(found.of('receiver_stalls')).toBe(1);
     }),
   );
 

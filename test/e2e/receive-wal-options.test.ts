@@ -70,16 +70,18 @@ test('an unknown server is told with the one that was meant', () =>
     expect(stderr).toContain('did you mean "main"?');
   }));
 
-test.each(['backup', 'archive-wal', 'cron', 'Receive-WAL', ''])('terminate-process ends receive-wal only, not %j', (task) =>
-  withServer(STREAMING, async (server) => {
-    expect(await server.cli(['terminate-process', 'main', task])).toMatchObject({
-      status: 2,
-      stdout: '',
-      stderr:
-        `ERROR: terminate-process: can't terminate ${JSON.stringify(task)}: expected receive-wal\n` +
-        'HINT: receive-wal is the one process of a server that runs until it is asked to stop; archive-wal and cron end by themselves\n',
-    });
-  }),
+test.each(['backup', 'archive-wal', 'cron', 'Receive-WAL', ''])(
+  'terminate-process ends receive-wal only, not %j',
+  (task) =>
+    withServer(STREAMING, async (server) => {
+      expect(await server.cli(['terminate-process', 'main', task])).toMatchObject({
+        status: 2,
+        stdout: '',
+        stderr:
+          `ERROR: terminate-process: can't terminate ${JSON.stringify(task)}: expected receive-wal\n` +
+          'HINT: receive-wal is the one process of a server that runs until it is asked to stop; archive-wal and cron end by themselves\n',
+      });
+    }),
 );
 
 test('--stop needs no configuration that works', () =>

@@ -128,6 +128,9 @@ test('a synchronous standby that we become later lets commits return, and one th
     await pg.configure({ synchronous_standby_names: 'another' });
     await reports(false);
     expect(await commandLine((await receiver.child()) ?? 0)).not.toContain('--synchronous');
+    // Both times that was what we wanted.
+    const log = await home.log();
+    expect(log.filter(({ state, msg }) => state === 'waiting' || msg.includes('failure'))).toEqual([]);
   }));
 
 const PASSWORD = "s3cret pass'word\\";

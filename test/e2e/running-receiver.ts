@@ -28,8 +28,8 @@ export class RunningReceiver {
   stderr = '';
   stdout = '';
 
-  constructor(config: string) {
-    this.process = spawn(process.execPath, [CLI, '-c', config, 'receive-wal', 'main'], {
+  constructor(config: string, flags: readonly string[] = []) {
+    this.process = spawn(process.execPath, [CLI, '-c', config, ...flags, 'receive-wal', 'main'], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.process.stdout?.setEncoding('utf8').on('data', (text: string) => (this.stdout += text));
@@ -103,8 +103,8 @@ export class StreamingHome {
   }
 
   /** Starts `receive-wal main`; it is killed when the test ends. */
-  start(): RunningReceiver {
-    const receiver = new RunningReceiver(this.config);
+  start(...flags: readonly string[]): RunningReceiver {
+    const receiver = new RunningReceiver(this.config, flags);
     this.#receivers.push(receiver);
     return receiver;
   }
@@ -115,8 +115,8 @@ export class StreamingHome {
   }
 
   /** Starts one and waits until it streams. */
-  async startStreaming(): Promise<RunningReceiver> {
-    const receiver = this.start();
+  async startStreaming(...flags: readonly string[]): Promise<RunningReceiver> {
+    const receiver = this.start(...flags);
     await this.reaches('streaming', receiver);
     return receiver;
   }

@@ -11,6 +11,8 @@ const REPORT: ReceiverReport = {
   startedAt: 1_700_000_000_000,
   lastStreamed: 1_700_000_001_000,
   restarts: 3,
+  stalls: 1,
+  lastStall: 1_699_999_000_000,
   cause: { failure: 'slot-missing', message: 'replication slot "walwarden" does not exist', hint: 'create it' },
   retryAt: 1_700_000_032_000,
   slotName: 'walwarden',
@@ -42,12 +44,22 @@ test.each([
   }),
 );
 
+test('a report of a version that knew nothing of stalls is read', () =>
+  withTempDir(async (directory) => {
+    const path = join(directory, 'report');
+    await writeFile(path, JSON.stringify({ ...REPORT, stalls: undefined, lastStall: undefined }));
+    expect(await readReceiverReport(path)).toEqual({ ...REPORT, stalls: 0, lastStall: null });
+  }));
+
 test('a report replaces the one before', () =>
   withTempDir(async (directory) => {
     const path = join(directory, 'report');
     await writeReceiverReport(path, REPORT);
     await writeReceiverReport(path, NOTHING_KNOWN);
     expect(await readReceiverReport(path)).toEqual(NOTHING_KNOWN);
+    await writeReceiverReport(path, REPORT, { durable: true });
+    expect(await readReceiverReport(path)).toEqual(REPORT);
+    expect(await readdir(directory)).toEqual(['report']);
   }));
 
 test.each([

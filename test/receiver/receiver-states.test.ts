@@ -1,6 +1,13 @@
 import { expect, test } from 'vitest';
+import { causePasses } from '../../src/receiver/receiver-output.ts';
 import type { ReceiverState } from '../../src/receiver/receiver-report.ts';
-import { failuresAfter, nextState, retryDelayMs, type ReceiverEvent } from '../../src/receiver/receiver-states.ts';
+import {
+  failuresAfter,
+  nextState,
+  retryDelayMs,
+  waitAfterFailure,
+  type ReceiverEvent,
+} from '../../src/receiver/receiver-states.ts';
 
 const STATES: readonly ReceiverState[] = [
   'preparing',
@@ -69,6 +76,33 @@ test('the wait after a failure doubles from 1 s to 60 s, less up to a half', () 
   expect(retryDelayMs(0, 1)).toBe(1_000);
   expect(retryDelayMs(9, 0.5)).toBe(45_000);
 });
+
+test('a synchronous standby comes back every second for a minute, and then every 5 s', () => {
+  const waits = Array.from({ length: 5_000 }, (_, failures) => retryDelayMs(failures, failures % 2, true));
+  expect(waits.slice(0, 60)).toEqual(Array.from({ length: 60 }, () => 1_000));
+  expect(waits.slice(60)).toEqual(Array.from({ length: 4_940 }, () => 5_000));
+});
+
+test.each([
+  ['unreachable', 1_000],
+  ['starting-up', 1_000],
+  ['slot-active', 1_000],
+  ['too-many-walsenders', 1_000],
+  ['killed', 1_000],
+  ['stalled', 1_000],
+  ['other', 1_000],
+  ['authentication', 30_000],
+  ['pg-hba', 30_000],
+  ['slot-missing', 30_000],
+  ['directory', 30_000],
+] as const)(
+  'a synchronous standby that fails for %s waits %d ms, even after a long outage of other causes',
+  (failure, ms) => {
+    const passes = causePasses({ failure, message: '', hint: null });
+    expect(waitAfterFailure({ passes, failures: 7, synchronous: true }, 0)).toBe(ms);
+    expect(waitAfterFailure({ passes, failures: 7, synchronous: false }, 0)).toBe(passes ? 60_000 : 30_000);
+  },
+);
 
 test('after a minute of streaming the next failure is the first in a row again, and waits a second', () => {
   expect(failuresAfter(6, 59_000)).toBe(6);

@@ -13,11 +13,15 @@ const POSTGRES: PostgresSettings = {
 
 function command(
   postgres: Partial<PostgresSettings>,
-  { synchronous = false, major = 15 } = {},
+  { synchronous = false, major = 15, stallTimeoutMs = 60_000 } = {},
   ours: NodeJS.ProcessEnv = {},
 ): ReceivewalCommand {
   const program = { path: '/usr/bin/pg_receivewal', version: `${major}.1`, major };
-  const settings = { streamingDirectory: '/srv/main/streaming', postgres: { ...POSTGRES, ...postgres } };
+  const settings = {
+    streamingDirectory: '/srv/main/streaming',
+    postgres: { ...POSTGRES, ...postgres },
+    stallTimeoutMs,
+  };
   return receivewalCommand(settings, { program, synchronous }, ours);
 }
 
@@ -28,12 +32,26 @@ test('pg_receivewal is told everything that it needs', () => {
       '--no-loop',
       '--no-password',
       '--verbose',
+      '--status-interval=10',
       '--directory=/srv/main/streaming',
       '--slot=walwarden',
       '--dbname=user=streamer host=db application_name=barman_receive_wal tcp_user_timeout=60000',
     ],
   });
 });
+
+test.each([
+  [0, 10],
+  [60_000, 10],
+  [39_000, 9],
+  [5_000, 1],
+  [1, 1],
+])(
+  'with a stall timeout of %d ms it tells its position every %d s, several times before that is over',
+  (limit, wanted) => {
+    expect(command({}, { stallTimeoutMs: limit }).args).toContain(`--status-interval=${wanted}`);
+  },
+);
 
 test('--synchronous is for a synchronous standby, --slot for one with a slot', () => {
   expect(command({}, { synchronous: true }).args).toContain('--synchronous');

@@ -60,6 +60,7 @@ export async function withReceiver<T>(
         logger,
       ),
       minFree: null,
+      stallTimeoutMs: 60_000,
       logger,
     };
     const vary = (from: ReceiverSettings, more: ReceiverOptions): ReceiverSettings => ({

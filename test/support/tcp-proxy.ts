@@ -6,7 +6,11 @@ export class TcpProxy {
   target: string;
   readonly #server: Server;
   readonly #clients = new Set<Socket>();
+  readonly #servers = new Set<Socket>();
+  readonly #pairs = new Map<Socket, Socket>();
   #isCut = false;
+  /** Connections that it has let through. */
+  accepted = 0;
 
   private constructor(target: string) {
     this.target = target;
@@ -38,6 +42,14 @@ export class TcpProxy {
     this.#isCut = false;
   }
 
+  /** What is connected now hears nothing more, at both ends, while all that it sends is acknowledged; new connections work. */
+  silence(): void {
+    for (const [client, server] of this.#pairs) {
+      for (const socket of [client, server]) socket.unpipe().removeAllListeners('end').resume();
+    }
+    this.#pairs.clear();
+  }
+
   /** Breaks what is connected now. */
   drop(): void {
     for (const client of this.#clients) client.resetAndDestroy();
@@ -45,6 +57,7 @@ export class TcpProxy {
 
   async close(): Promise<void> {
     this.drop();
+    for (const server of this.#servers) server.destroy();
     await new Promise((resolve) => this.#server.close(resolve));
   }
 
@@ -55,16 +68,22 @@ export class TcpProxy {
       return;
     }
     this.#clients.add(client);
+    this.accepted += 1;
     const server = connect(this.target);
+    this.#servers.add(server);
     server.on('error', () => server.destroy());
+    server.once('close', () => this.#servers.delete(server));
+    this.#pairs.set(client, server);
     client.pipe(server);
     server.pipe(client);
     // One end that breaks breaks the other.
     client.once('close', () => {
       this.#clients.delete(client);
-      server.destroy();
+      if (this.#pairs.delete(client)) server.destroy();
     });
-    server.once('close', () => client.destroy());
+    server.once('close', () => {
+      if (this.#pairs.has(client)) client.destroy();
+    });
   }
 }
 
