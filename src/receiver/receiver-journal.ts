@@ -154,15 +154,19 @@ export class ReceiverJournal {
       program: this.#ready?.program.version ?? null,
     };
     this.#writing = this.#writing
-      .then(async () => {
-        const { synchronous } = report;
-        await writeReceiverReport(reportPath, report, { durable: synchronous !== this.#durablySynchronous });
-        this.#durablySynchronous = synchronous;
-      })
+      .then(() => this.#write(report))
       .catch((error: unknown) => {
         const text = `can't write ${reportPath}, from which status and check know of receive-wal: ${messageOf(error)}`;
         this.#log.tell('warn', { server }, text);
       });
+  }
+
+  /** Durable as soon as it says something else of what the next receiver decides by. */
+  async #write(report: ReceiverReport): Promise<void> {
+    const { synchronous } = report;
+    const durable = synchronous !== this.#durablySynchronous;
+    await writeReceiverReport(this.#settings.reportPath, report, { durable });
+    this.#durablySynchronous = synchronous;
   }
 
   /** Resolves once the last report is written, or could not be. */
