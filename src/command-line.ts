@@ -1,6 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { setMaxListeners } from 'node:events';
-import { logLevel, positiveInteger, wholeNumber } from './command-line/arguments.ts';
+import { logLevel, wholeNumber } from './command-line/arguments.ts';
+import { addCatalogue } from './command-line/catalogue.ts';
 import { addErrors } from './command-line/errors.ts';
 import type { Execute, Execution } from './command-line/execution.ts';
 import { addGetWal } from './command-line/get-wal.ts';
@@ -81,6 +82,7 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
       say: (text) => say(globals, text),
       logsToFile: file !== null,
       logLevel: asked,
+      detached,
       ...drainOnSignal(execution),
     });
     if (errorLog !== null) for (const error of report.errors ?? []) logError(error, errorLog);
@@ -223,35 +225,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
 
   addGetWal(command, execute);
 
-  command('list-wals', 'what the catalogue knows: ranges of segments per timeline, sizes, compression')
-    .option('--timeline <number>', 'only this timeline', positiveInteger)
-    .option('--gaps', 'only what is missing between the first and the last segment (exit 1 when there is a gap)')
-    .argument('<server>', 'name of a server')
-    .action(async (name: string, options: { timeline?: number; gaps?: boolean }, self: Command) =>
-      execute(self, {
-        run: async (context) => (await import('./commands/list-wals.ts')).listWals(context, name, options),
-      }),
-    );
-
-  command('rebuild-xlogdb', 'make the catalogue anew from the archived files')
-    .argument('<server>', 'name of a server')
-    .action(async (name: string, _options, self: Command) =>
-      execute(self, {
-        run: async (context) => (await import('./commands/rebuild-xlogdb.ts')).rebuildXlogdb(context, name),
-      }),
-    );
-
-  command('delete-wals', 'delete archived WAL files, with hook scripts and catalogue')
-    .option('--before <wal>', 'all that are older than this segment')
-    .option('--before-backup <label>', 'all that no backup from this backup label file (XXX.backup) on needs')
-    .option('--older-than <duration>', 'all that were written longer ago, such as "4 WEEKS"')
-    .option('-n, --dry-run', 'only tell what would be deleted')
-    .argument('<server>', 'name of a server')
-    .action(async (name: string, options: Record<string, string | boolean>, self: Command) =>
-      execute(self, {
-        run: async (context) => (await import('./commands/delete-wals.ts')).deleteWals(context, name, options),
-      }),
-    );
+  addCatalogue(command, execute);
 
   command('check', 'everything that has to work, one line each, with the cause of what does not (exit 1)')
     .option('--nagios', 'one line for a monitoring system, with performance data; exit status 0 or 2')

@@ -14,6 +14,7 @@ import {
   describeGaps,
   walSize,
 } from './health/archive-checks.ts';
+import { checkListing } from './health/listing-check.ts';
 import { runChecks, type CheckStep } from './health/check-run.ts';
 import type { CheckResult, CheckStrategy } from './health/check-strategy.ts';
 import {
@@ -26,6 +27,7 @@ import {
 import type { Logger } from './logging.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
 import { archiveIdentifier, errorNames, firstUnlisted, localLeftovers, newestGaps } from './server-facts.ts';
+import { isOlderThan, LISTED_EVERY_MS, seeFiles } from './server-listing.ts';
 import { Look } from './server-look.ts';
 import { openServer, type Server } from './server.ts';
 import { compressionSettings, customFilters, patienceWithin } from './server-settings.ts';
@@ -82,6 +84,7 @@ function stepsFor(look: Look): CheckStep[] {
     { name: 'directories', run: (strategy) => checkDirectories(look, strategy) },
     options.encryption === null ? null : { name: 'encryption', run: (...args) => checkEncryption(server, ...args) },
     { name: 'wal maximum age', patient: true, run: (strategy, signal) => checkAge(look, strategy, signal) },
+    { name: 'archived files', patient: true, run: (strategy, signal) => checkStored(look, strategy, signal) },
     { name: 'wal size', run: async (strategy, signal) => strategy.record([walSize(await look.archive(signal))]) },
     { name: 'compression settings', run: (...args) => checkCompression(server, ...args) },
     { name: 'flock', run: checkFlock },
@@ -129,6 +132,32 @@ async function checkArchive(look: Look, strategy: CheckStrategy, signal: AbortSi
   if (left !== null) strategy.result(true, left);
   const gaps = describeGaps(await newestGaps(server.catalogue), server.name);
   if (gaps !== null) strategy.result(true, gaps);
+}
+
+/** `archived files`: what the last listing of the archive found, and a look at a few files now. */
+async function checkStored(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  const { server, now } = look;
+  strategy.initCheck('archived files');
+  const { files, listing, stillListed, sample } = await look.archive(signal);
+  // That nothing is archived, another check says.
+  if (files === 0) return;
+  const missingThen = new Set(stillListed);
+  const seen = await seeFiles(server, [...new Set([...sample, ...stillListed])]);
+  const facts = {
+    server: server.name,
+    listing,
+    stillMissing: stillListed.filter((name) => !seen.stored.has(name)),
+    seen: {
+      looked: sample.filter((name) => seen.stored.has(name) || seen.missing.includes(name)).length,
+      missing: seen.missing.filter((name) => !missingThen.has(name)),
+      untold: seen.untold,
+    },
+    expected:
+      server.config.active &&
+      !server.config.passive &&
+      (listing !== null || (await isOlderThan(server, 2 * LISTED_EVERY_MS, now))),
+  };
+  strategy.record([checkListing(facts, now)]);
 }
 
 async function checkQueueOf(look: Look, strategy: CheckStrategy, kind: 'incoming' | 'streaming'): Promise<void> {

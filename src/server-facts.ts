@@ -6,7 +6,7 @@ import { listWaiting } from './archiver/waiting-directory.ts';
 import { OUT_OF_RESOURCES } from './durable/durable-file.ts';
 import { hasOpen, isAlive } from './durable/lock-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from './errors.ts';
-import type { ArchiveFacts, LastPass, QueueFacts } from './health/archive-checks.ts';
+import type { LastPass, QueueFacts } from './health/archive-checks.ts';
 import { unlessAborted } from './health/patience.ts';
 import { PostgresError } from './postgres/failure.ts';
 import type { ReachedServer, RemoteStatus } from './postgres/remote-status.ts';
@@ -16,7 +16,6 @@ import { isS3Location } from './config/values.ts';
 import { localArchiveOf } from './server-settings.ts';
 import type { Server } from './server.ts';
 import { claimPath } from './storage/claim.ts';
-import type { WalFileInfo } from './wal/wal-file-info.ts';
 import { isWalName, walKind, type WalName } from './wal/wal-name.ts';
 import { summariseWals, type SegmentRange } from './wal/wal-ranges.ts';
 import { explain, formatBytes, formatSpan } from './words.ts';
@@ -158,25 +157,6 @@ export async function lastPass(lockPath: string): Promise<LastPass | null> {
 async function isAtWork(pid: number, lockPath: string): Promise<boolean> {
   // Where we may not look, being alive has to do.
   return pid > 0 && isAlive(pid) && hasOpen(pid, lockPath).catch(() => true);
-}
-
-/** Reads the whole catalogue. */
-export async function archiveFacts(catalogue: Server['catalogue'], signal: AbortSignal): Promise<ArchiveFacts> {
-  let files = 0;
-  let bytes = 0;
-  let newest: WalFileInfo | null = null;
-  let damagedLines = 0;
-  for await (const infos of catalogue.readBatches(() => (damagedLines += 1))) {
-    for (const info of infos) {
-      files += 1;
-      bytes += info.size;
-      if (newest !== null && info.mtime < newest.mtime) continue;
-      // Backup labels and history files say nothing of how recent the WAL is.
-      if (info.name.length === 24 || walKind(info.name) === 'partial') newest = info;
-    }
-    signal.throwIfAborted();
-  }
-  return { files, bytes, newest, damagedLines };
 }
 
 /** What is missing among the newest thousand files or so, whatever the size of the catalogue. */

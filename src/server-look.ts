@@ -13,7 +13,8 @@ import {
   type QueueFacts,
 } from './health/archive-checks.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
-import { answerOf, archiveFacts, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
+import { archiveFacts } from './server-archive-facts.ts';
+import { answerOf, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
 import type { Server } from './server.ts';
 import { count } from './words.ts';
 
@@ -65,7 +66,7 @@ export class Look {
   }
 
   archive(signal: AbortSignal): Promise<ArchiveFacts> {
-    return (this.#archive ??= archiveFacts(this.server.catalogue, signal));
+    return (this.#archive ??= archiveFacts(this.server, signal));
   }
 
   streaming(signal: AbortSignal): Promise<StreamingArchivalStatus> {

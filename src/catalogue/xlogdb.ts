@@ -7,6 +7,7 @@ import type { WalName } from '../wal/wal-name.ts';
 import { readExtent, type XlogdbExtent } from './xlogdb-extent.ts';
 import { catalogueError, openCatalogue } from './xlogdb-file.ts';
 import { containsText, readLines, readTail, type XlogdbLine } from './xlogdb-lines.ts';
+import { sortedInfos } from './xlogdb-sorted.ts';
 import { LockedXlogdb, type XlogdbLogger, type XlogdbMemory, type XlogdbSession } from './xlogdb-session.ts';
 
 export interface XlogdbOptions {
@@ -103,6 +104,11 @@ export class Xlogdb {
       for (const { info, ended, number, text } of lines) if (info === undefined && ended) onProblem(number, text);
       yield lines.map(({ info }) => info).filter((info) => info !== undefined);
     }
+  }
+
+  /** Every file once, in the order of the names, some thousands at a time: see {@link sortedInfos}. */
+  readSorted(): AsyncGenerator<readonly WalFileInfo[]> {
+    return sortedInfos(() => this.readBatches());
   }
 
   /** Every line, those that are none included. A line torn by a crash is one of these, unless only its newline is missing. */

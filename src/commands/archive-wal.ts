@@ -1,6 +1,7 @@
 import type { ArchiveSummary, NotArchived } from '../archiver/wal-archiver.ts';
 import { findServer, type ServerConfig } from '../config/config.ts';
 import { isErrorCode, messageOf, WalwardenError } from '../errors.ts';
+import { listWhenDue } from '../server-listing.ts';
 import { openServer } from '../server.ts';
 import { count, formatBytes, type CommandContext, type Report } from './command.ts';
 
@@ -16,6 +17,7 @@ interface ServerReport {
 /**
  * `archive-wal SERVER...|all`: one pass over what waits. The exit status is 1
  * when a file went to errors, can't be read, or has been incomplete for too long.
+ * Once a day, what is stored is listed after it.
  */
 export async function archiveWal(context: CommandContext, names: readonly string[]): Promise<Report> {
   const { config } = context;
@@ -60,6 +62,7 @@ async function archiveServer(context: CommandContext, server: ServerConfig): Pro
   try {
     await using opened = openServer(context.config, server, context.logger, context);
     await opened.archive(true, (pass) => passes.push(pass));
+    if (!context.drain.aborted) await listWhenDue(opened, context.drain, { young: context.detached });
     return { ...report, passes };
   } catch (error) {
     if (isErrorCode(error, 'locked')) {

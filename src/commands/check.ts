@@ -67,10 +67,11 @@ function formatResult({ check: name, ok, hint }: CheckResult): string {
 
 function toJson(done: ServerCheck): unknown {
   const { name, active, disabled, passive } = done.server;
-  const checks = done.results.map(({ check: check_, ok, hint, bytes }) => ({
+  const checks = done.results.map(({ check: check_, ok, hint, severity, bytes }) => ({
     check: check_,
     ok,
     hint: hint === null || hint === '' ? null : oneLine(hint),
+    ...(severity === undefined ? {} : { severity }),
     ...(bytes === undefined ? {} : { bytes }),
   }));
   return { server: name, active, disabled, passive, ok: isOk(done), checks };

@@ -12,6 +12,8 @@ export interface CommandContext {
   readonly logsToFile: boolean;
   /** The level that was asked for on the command line; null when the configuration says. */
   readonly logLevel: string | null;
+  /** Started in the background, by cron: nobody waits for the end. */
+  readonly detached: boolean;
   /** Prints text at once, for who waits at a terminal; nothing where JSON or quiet is wanted. */
   readonly say: (text: string) => void;
   /** Aborted by the first SIGTERM or SIGINT: finish what is in hand. */

@@ -1,5 +1,6 @@
 import { findServer } from '../config/config.ts';
 import { interval } from '../config/values.ts';
+import { acquireLock } from '../durable/lock-file.ts';
 import { WalwardenError } from '../errors.ts';
 import { openServer, type Server } from '../server.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
@@ -27,7 +28,7 @@ export async function deleteWals(context: CommandContext, name: string, options:
   for await (const info of server.catalogue.read()) if (isOld(info)) doomed.push(info);
   const bytes = doomed.reduce((sum, { size }) => sum + size, 0);
   const dryRun = options.dryRun === true;
-  const deleted: WalName[] = dryRun ? doomed.map((info) => info.name) : await deleteAll(server, doomed, context.drain);
+  const deleted: WalName[] = dryRun ? doomed.map((info) => info.name) : await deleteAll(server, doomed, context);
   const verb = dryRun ? 'Would delete' : 'Deleted';
   const text = `${verb} ${count(deleted.length, 'file')} of server ${name} (${formatBytes(bytes)})\n${dryRun ? deleted.map((wal) => `\t${wal}\n`).join('') : ''}`;
   return { text, json: { server: name, dryRun, deleted } };
@@ -73,7 +74,13 @@ function olderThan(duration: string): (info: WalFileInfo) => boolean {
   return ({ name, mtime }) => walKind(name) !== 'history' && mtime < limit;
 }
 
-async function deleteAll(server: Server, doomed: readonly WalFileInfo[], drain: AbortSignal): Promise<WalName[]> {
+async function deleteAll(
+  server: Server,
+  doomed: readonly WalFileInfo[],
+  { drain, kill }: CommandContext,
+): Promise<WalName[]> {
+  // Files are gone a while before their lines: a listing must not take them for lost.
+  await using _lock = await acquireLock(server.lockPath('delete-wals'), { wait: true, signal: kill });
   const deleted: WalName[] = [];
   for (let at = 0; at < doomed.length && !drain.aborted; at += BATCH) {
     const batch: WalName[] = [];

@@ -1,18 +1,23 @@
 import { findServer } from '../config/config.ts';
+import { WalwardenError } from '../errors.ts';
 import { LITTLE_PATIENCE } from '../server-settings.ts';
+import { listNow } from '../server-listing.ts';
 import { openServer } from '../server.ts';
+import { whatHealsMissing } from '../health/listing-check.ts';
 import { summariseWals, type SegmentRange, type TimelineSummary } from '../wal/wal-ranges.ts';
 import { count, formatBytes, type CommandContext, type Report } from './command.ts';
 
 export interface ListWalsOptions {
   readonly timeline?: number;
   readonly gaps?: boolean;
+  readonly stored?: boolean;
 }
 
 const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 
 /** `list-wals SERVER`: what the catalogue knows, by timeline. With `gaps`, exit status 1 tells that something is missing. */
 export async function listWals(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
+  if (options.stored === true) return listStored(context, name, options);
   // The catalogue is here: nobody should wait for a bucket to see it.
   const patience = LITTLE_PATIENCE;
   await using server = openServer(context.config, findServer(context.config, name), context.logger, { patience });
@@ -70,4 +75,31 @@ function formatTimeline(summary: TimelineSummary): string {
 
 function formatRange({ first, last, segments }: SegmentRange): string {
   return segments === 1 ? first : `${first} - ${last} (${count(segments, 'segment')})`;
+}
+
+/** `list-wals --stored SERVER`: lists the archive now, as cron and the daemon do once a day. Exit status 1 tells that files are missing. */
+async function listStored(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
+  if (options.gaps === true || options.timeline !== undefined) {
+    throw new WalwardenError('usage', '--stored looks at all files: expected neither --gaps nor --timeline with it');
+  }
+  await using server = openServer(context.config, findServer(context.config, name), context.logger, context);
+  const { files, bytes, missing, unlisted, oddSizes } = await listNow(server, context.drain);
+  const odd = oddSizes.first.map(({ name: wal, stored, listed }) => `${wal} (${stored} bytes, ${listed} by its line)`);
+  const text =
+    `Server ${name}: ${count(files, 'file')} stored, ${formatBytes(bytes)}\n` +
+    formatFinds('MISSING, though the catalogue has it', missing.count, missing.first) +
+    formatFinds('NOT in the catalogue', unlisted.count, unlisted.first) +
+    formatFinds('OF ANOTHER SIZE than its line says', oddSizes.count, odd) +
+    (missing.count === 0 ? '' : `\t${whatHealsMissing(name)}\n`) +
+    (unlisted.count === 0 ? '' : `\tstored files get their lines by walwarden rebuild-xlogdb ${name}\n`);
+  return {
+    text,
+    json: { server: name, files, bytes, missing, unlisted, oddSizes },
+    exitCode: missing.count === 0 ? 0 : 1,
+  };
+}
+
+function formatFinds(what: string, total: number, first: readonly string[]): string {
+  const more = total > first.length ? `\t${total - first.length} more ${what}\n` : '';
+  return `${first.map((find) => `\t${what}: ${find}\n`).join('')}${more}`;
 }

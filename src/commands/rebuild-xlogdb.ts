@@ -1,5 +1,6 @@
 import { findServer } from '../config/config.ts';
 import { localLeftovers } from '../server-facts.ts';
+import { rememberRebuilt } from '../server-listing.ts';
 import { openServer } from '../server.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { count, type CommandContext, type Report } from './command.ts';
@@ -8,13 +9,17 @@ import { count, type CommandContext, type Report } from './command.ts';
 export async function rebuildXlogdb(context: CommandContext, name: string): Promise<Report> {
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
   let files = 0;
+  let bytes = 0;
+  const startedAt = Date.now();
   async function* counted(): AsyncGenerator<WalFileInfo> {
     for await (const info of server.strategy.list()) {
       files += 1;
+      bytes += info.size;
       yield info;
     }
   }
   await server.catalogue.withLock((session) => session.replaceAll(counted()));
+  await rememberRebuilt(server, { startedAt, files, bytes });
   context.logger.info({ server: name, files }, `rebuilt the catalogue of ${name}`);
   const left = await localLeftovers(server.config);
   if (left !== null) context.logger.warn({ server: name }, left);

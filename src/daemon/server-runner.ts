@@ -6,6 +6,7 @@ import type { Logger } from '../logging.ts';
 import { PATIENCE_FOR_POSTGRES, receiverReportPath, serverLock } from '../server-settings.ts';
 import { openServer, type Server } from '../server.ts';
 import { ArchiveLoop } from './archive-loop.ts';
+import { DailyListing } from './daily-listing.ts';
 import type { ArchivingState, ReceivingState, ServerView } from './daemon-view.ts';
 import type { DaemonMetrics } from './metrics.ts';
 import { ReceiverChild } from './receiver-child.ts';
@@ -37,6 +38,7 @@ export class ServerRunner implements ServerView {
   readonly #drain = new AbortController();
   readonly #loop: ArchiveLoop | null;
   readonly #receiver: ReceiverChild | null;
+  readonly #listing: DailyListing | null;
   #running: Promise<unknown> = Promise.resolve();
   #used: Server | null = null;
   #isClosed = false;
@@ -51,6 +53,7 @@ export class ServerRunner implements ServerView {
     const works = config.active && !config.passive && !config.disabled;
     this.#loop = works ? this.#archiveLoop() : null;
     this.#receiver = works && config.options.streaming_archiver ? this.#receiverChild() : null;
+    this.#listing = works ? this.#dailyListing() : null;
   }
 
   get archiving(): ArchivingState | null {
@@ -73,7 +76,11 @@ export class ServerRunner implements ServerView {
 
   start(): void {
     const { signal } = this.#drain;
-    this.#running = Promise.all([this.#loop?.run(signal), this.#receiver?.run(signal, this.#parts.kill)]);
+    this.#running = Promise.all([
+      this.#loop?.run(signal),
+      this.#receiver?.run(signal, this.#parts.kill),
+      this.#listing?.run(signal),
+    ]);
   }
 
   /** Resolves once the files in hand are done with, the receiver has ended and everything is closed. Never rejects. */
@@ -116,6 +123,14 @@ export class ServerRunner implements ServerView {
       onFailure: ({ code }) => metrics.passFailed(name, code),
       logger,
     });
+  }
+
+  #dailyListing(): DailyListing {
+    const { logger, kill } = this.#parts;
+    const stop = AbortSignal.any([kill, this.#drain.signal]);
+    const open = (): Server =>
+      openServer(this.#global, this.config, logger, { kill: stop, seenCatalogues: this.#seenCatalogues });
+    return new DailyListing({ server: this.name, open, logger });
   }
 
   #receiverChild(): ReceiverChild {

@@ -1,7 +1,9 @@
 import { count, formatBytes, formatMoment, formatSpan, formatTime } from '../words.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { SegmentRange } from '../wal/wal-ranges.ts';
+import type { WalName } from '../wal/wal-name.ts';
 import type { CheckResult } from './check-strategy.ts';
+import type { ListingFacts } from './listing-check.ts';
 
 /** A directory that WAL files are delivered to. */
 export interface QueueFacts {
@@ -61,6 +63,12 @@ export interface ArchiveFacts {
   /** The segment, or partial one, that was written last. */
   readonly newest: WalFileInfo | null;
   readonly damagedLines: number;
+  /** What is remembered of the last listing; null when there was none. */
+  readonly listing: ListingFacts | null;
+  /** Of the files that were missing in it: those that have a line now. */
+  readonly stillListed: readonly WalName[];
+  /** Files to be looked at: the newest, the oldest by name, and those at a third and at two thirds of the catalogue. */
+  readonly sample: readonly WalName[];
 }
 
 /** A file that still waits after this, though a pass has come since, is one that was left. */
@@ -169,7 +177,10 @@ export function checkWalAge(newest: WalFileInfo | null, maximum: number | null, 
 }
 
 /** `wal size`: what is stored, for performance data. */
-export function walSize({ files, bytes }: ArchiveFacts): CheckResult {
+export function walSize({
+  files,
+  bytes,
+}: Pick<ArchiveFacts, 'files' | 'bytes' | 'newest' | 'damagedLines'>): CheckResult {
   return { check: 'wal size', ok: true, hint: `${formatBytes(bytes)} in ${count(files, 'file')}`, bytes };
 }
 

@@ -7,6 +7,10 @@ export interface CheckResult {
   readonly hint: string | null;
   /** Bytes, where the check measures something: performance data for monitoring systems. */
   readonly bytes?: number;
+  /** It did not fail, and somebody should look at it. */
+  readonly severity?: 'warning';
+  /** What was checked, for who is told that all is well. */
+  readonly praise?: string;
 }
 
 /**

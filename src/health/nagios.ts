@@ -27,7 +27,7 @@ export function nagiosReport(servers: readonly MonitoredServer[]): NagiosReport 
   const data = servers.flatMap(performanceData);
   const suffix = `${ignored.join('')}${data.length === 0 ? '' : `|${data.join(' ')}`}`;
   if (critical.length === 0) {
-    const good = servers.filter((server) => !failing.includes(server)).map(({ name }) => name);
+    const good = servers.filter((server) => !failing.includes(server));
     return { text: `BARMAN OK - ${praise(good)}${suffix}\n`, exitCode: 0 };
   }
   const summary = critical.map(({ name, results }) => {
@@ -49,11 +49,18 @@ export function nagiosFailureReport(reason: string): NagiosReport {
   return { text: `BARMAN CRITICAL - ${plain(reason)}\n`, exitCode: 2 };
 }
 
-function praise(good: readonly string[]): string {
+/** Says of no server more than was checked. */
+function praise(good: readonly MonitoredServer[]): string {
   const [first] = good;
   if (first === undefined) return 'no active server is configured';
-  if (good.length === 1) return `WAL of ${first} is safe and sound`;
-  return `WAL of ${good.length} servers is safe and sound${good.map((name) => ` * ${name}`).join('')}`;
+  if (good.length === 1) return `WAL of ${first.name} is safe and sound${checked(first, ': ')}`;
+  const each = good.map((server) => ` * ${server.name}${checked(server, ': ')}`);
+  return `WAL of ${good.length} servers is safe and sound${each.join('')}`;
+}
+
+function checked({ results }: MonitoredServer, before: string): string {
+  const told = results.flatMap(({ praise: text }) => (text === undefined ? [] : [plain(text)]));
+  return told.length === 0 ? '' : `${before}${told.join('; ')}`;
 }
 
 function detail(server: string, { check, hint }: CheckResult): string {

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { open, readdir, type FileHandle } from 'node:fs/promises';
+import { lstat, open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CompressionName } from '../compression/codec.ts';
 import { RECOGNITION_BYTES } from '../compression/codecs.ts';
@@ -9,7 +9,7 @@ import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
 import type { DigestEntry, DigestJournal } from './digest-journal.ts';
 import { sha256 } from './sha256.ts';
 import { decrypt, formatOf, type ReadingKeys } from './stored-content.ts';
-import type { StoredWal } from './wal-storage-strategy.ts';
+import type { StoredSize, StoredWal } from './wal-storage-strategy.ts';
 
 export interface ArchivedFilesParts {
   readonly walsDirectory: string;
@@ -18,6 +18,9 @@ export interface ArchivedFilesParts {
   /** The configured compression. */
   readonly compression: CompressionName | null;
 }
+
+/** Files that are looked at at the same time: others want libuv's threads, too. */
+const LOOKS = 4;
 
 /** What lies in a local archive. Reading only. */
 export class ArchivedFiles {
@@ -115,22 +118,49 @@ export class ArchivedFiles {
 
   /** All files, by name. */
   async *list(): AsyncIterable<WalFileInfo> {
-    const root = this.#parts.walsDirectory;
-    await this.checkThere();
-    const names: WalName[] = [];
-    const entries = await readDirectory(root);
-    for (const entry of entries) if (isWalName(entry) && walDirectory(entry) === '') names.push(entry);
-    for (const directory of entries.filter((entry) => /^[0-9A-Fa-f]{16}$/.test(entry))) {
-      for (const entry of await readDirectory(join(root, directory))) {
-        if (isWalName(entry) && walDirectory(entry) === directory) names.push(entry);
+    let journalled: Awaited<ReturnType<DigestJournal['all']>> | undefined;
+    for await (const names of this.#names()) {
+      for (const name of names) {
+        journalled ??= await this.#parts.journal.all();
+        const info = await this.#describe(name, journalled.get(name) ?? []);
+        if (info !== null) yield info;
       }
     }
-    // By bytes, as the catalogue is sorted: history files stand between the timelines.
-    names.sort((a, b) => (a < b ? -1 : 1));
-    const journalled = await this.#parts.journal.all();
-    for (const name of names) {
-      const info = await this.#describe(name, journalled.get(name) ?? []);
-      if (info !== null) yield info;
+  }
+
+  /** All files with their sizes, by name, a directory at a time. */
+  async *listSizes(): AsyncIterable<readonly StoredSize[]> {
+    for await (const names of this.#names()) {
+      const found: StoredSize[] = [];
+      for (let at = 0; at < names.length; at += LOOKS) {
+        const looks = names.slice(at, at + LOOKS).map(async (name) => ({ name, size: await this.sizeOf(name) }));
+        for (const { name, size } of await Promise.all(looks)) if (size !== null) found.push({ name, sizes: [size] });
+      }
+      yield found;
+    }
+  }
+
+  /** Bytes of a file; null when it is absent, or no regular file. */
+  async sizeOf(name: WalName): Promise<number | null> {
+    const path = this.getFullPath(name);
+    try {
+      const found = await lstat(path);
+      return found.isFile() ? found.size : null;
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return null;
+      throw storageError(path, error);
+    }
+  }
+
+  /** The names of WAL files, by bytes, as the catalogue is sorted: history files stand before the segments of their timeline. */
+  async *#names(): AsyncIterable<readonly WalName[]> {
+    const root = this.#parts.walsDirectory;
+    await this.checkThere();
+    for (const entry of await readDirectory(root)) {
+      if (isWalName(entry) && walDirectory(entry) === '') yield [entry];
+      if (!/^[0-9A-Fa-f]{16}$/.test(entry)) continue;
+      const inside = await readDirectory(join(root, entry));
+      yield inside.filter((name) => isWalName(name)).filter((name) => walDirectory(name) === entry);
     }
   }
 

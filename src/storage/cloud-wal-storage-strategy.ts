@@ -27,6 +27,7 @@ import {
   type SaveResult,
   type SentWal,
   type StagedWal,
+  type StoredSize,
   type StoredWal,
   type StrategyParts,
   type WaitingWal,
@@ -329,6 +330,14 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   override list(): AsyncIterable<WalFileInfo> {
     return this.#objects.list();
+  }
+
+  override listSizes(): AsyncIterable<readonly StoredSize[]> {
+    return this.#objects.listSizes();
+  }
+
+  override async sizeOf(name: WalName): Promise<number | null> {
+    return (await this.#objects.look(name))?.size ?? null;
   }
 
   override async delete(

@@ -30,6 +30,7 @@ import {
   type Comparison,
   type PreparedWal,
   type StagedWal,
+  type StoredSize,
   type StoredWal,
   type StrategyParts,
   type WaitingWal,
@@ -281,6 +282,14 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
 
   override list(): AsyncIterable<WalFileInfo> {
     return this.#files.list();
+  }
+
+  override listSizes(): AsyncIterable<readonly StoredSize[]> {
+    return this.#files.listSizes();
+  }
+
+  override sizeOf(name: WalName): Promise<number | null> {
+    return this.#files.sizeOf(name);
   }
 
   override knownSegmentSize(): Promise<number | null> {

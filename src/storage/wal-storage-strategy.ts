@@ -121,6 +121,13 @@ export interface StoredWal {
   readonly mtime: number;
 }
 
+/** A stored file as a listing of its directory, or bucket, shows it: nothing of it was read. */
+export interface StoredSize {
+  readonly name: WalName;
+  /** Bytes as stored; several numbers where a bucket holds the file with several compressions. */
+  readonly sizes: readonly number[];
+}
+
 /**
  * Where archived WAL files are kept. The steps are the subclass's; their order,
  * which is what keeps the data safe, is in {@link SavePipeline}.
@@ -222,6 +229,16 @@ export abstract class WalStorageStrategy {
 
   /** All stored files in the order of their names. */
   abstract list(): AsyncIterable<WalFileInfo>;
+
+  /**
+   * All stored files in the order of their names, with their sizes, some at a
+   * time: what {@link list} finds, without a look into any of them. Memory does
+   * not grow with the archive. Throws `storage` when it can't be seen as a whole.
+   */
+  abstract listSizes(): AsyncIterable<readonly StoredSize[]>;
+
+  /** Bytes of a stored file; null only when it is certainly absent. The file is not opened. */
+  abstract sizeOf(name: WalName): Promise<number | null>;
 
   /**
    * Deletes files, by directory as Barman groups them, with the wal_delete

@@ -42,6 +42,8 @@ test('a server that has archived something passes, each check on a line under th
     expect(await checks(server)).toEqual([
       'directories: OK',
       'wal maximum age: OK (last_wal_maximum_age is not set)',
+      'archived files: OK (never listed: walwarden cron and the daemon do that once a day, walwarden list-wals --stored main ' +
+        'at once; the newest, the oldest and what lies between, 1 file, looked at now)',
       expect.stringMatching(/^wal size: OK \(1\.00 MiB in 1 file\)$/),
       'compression settings: OK',
       'systemid coherence: OK (the system identifier of the server is not known)',
@@ -306,7 +308,9 @@ test('nagios output is one line and exit status 0 while all is well, else 2 with
     await archiveOne(server);
     const good = await server.cli(['check', '--nagios', 'main']);
     expect(good.status).toBe(0);
-    expect(good.stdout).toMatch(/^BARMAN OK - WAL of main is safe and sound\|main_wals=\d+B\n$/);
+    expect(good.stdout).toMatch(
+      /^BARMAN OK - WAL of main is safe and sound: never listed; the newest, .*, 1 file, looked at now\|main_wals=\d+B\n$/,
+    );
   }));
 
 test('for a monitoring system, also what keeps us from checking is critical, on stdout', () =>

@@ -1,8 +1,9 @@
 import type { CompressionName } from '../../compression/codec.ts';
 import type { WalFileInfo } from '../../wal/wal-file-info.ts';
 import { parseWalName, walKind, type WalName } from '../../wal/wal-name.ts';
-import type { StoredWal } from '../wal-storage-strategy.ts';
+import type { StoredSize, StoredWal } from '../wal-storage-strategy.ts';
 import type { ObjectFacts } from './get-object.ts';
+import type { ListedObject } from './list-objects.ts';
 import type { ObjectStore } from './object-store.ts';
 import {
   buildWalObjectKey,
@@ -16,6 +17,9 @@ import { parseWalObjectMetadata } from './wal-object-metadata.ts';
 
 /** Objects that are looked at at the same time when all are. */
 const LOOKS = 32;
+
+/** Files that a listing gives at a time. */
+const PAGE = 1000;
 
 /** The WAL files in a bucket, whoever stored them. Reading only. */
 export class WalObjects {
@@ -85,8 +89,11 @@ export class WalObjects {
   /** All files, by name; each is looked at, several at a time. */
   async *list(): AsyncGenerator<WalFileInfo> {
     const looks: Promise<WalFileInfo | null>[] = [];
-    for await (const [name, keys] of this.#byName()) {
-      const look = this.#describeOne(name, keys);
+    for await (const [name, objects] of this.#byName()) {
+      const look = this.#describeOne(
+        name,
+        objects.map(({ key }) => key),
+      );
       // It is awaited in its turn, which another's failure may come before.
       look.catch(() => {});
       looks.push(look);
@@ -100,6 +107,18 @@ export class WalObjects {
     }
   }
 
+  /** All files with their sizes, by name, a page at a time: the listing tells, no object is looked at. */
+  async *listSizes(): AsyncGenerator<readonly StoredSize[]> {
+    let page: StoredSize[] = [];
+    for await (const [name, objects] of this.#byName()) {
+      page.push({ name, sizes: objects.map(({ size }) => size) });
+      if (page.length < PAGE) continue;
+      yield page;
+      page = [];
+    }
+    yield page;
+  }
+
   async #describeOne(name: WalName, keys: readonly string[]): Promise<WalFileInfo | null> {
     const usual = this.usualKey(name);
     const [key = usual] = keys.includes(usual) ? [usual] : keys;
@@ -107,20 +126,20 @@ export class WalObjects {
     return facts === null ? null : infoOf(this.#root, name, facts);
   }
 
-  /** Names with their keys, in the order of the names: an extension sorts a segment behind its backup labels. */
-  async *#byName(): AsyncGenerator<[WalName, string[]]> {
+  /** Names with their objects, in the order of the names: an extension sorts a segment behind its backup labels. */
+  async *#byName(): AsyncGenerator<[WalName, ListedObject[]]> {
     let segment: string | null = null;
-    let names = new Map<WalName, string[]>();
-    const inOrder = (): [WalName, string[]][] => [...names].sort(([a], [b]) => (a < b ? -1 : 1));
-    for await (const { key } of this.#store.list(walsPrefix(this.#root), { signal: this.#signal })) {
-      const parsed = parseWalObjectKey(this.#root, key);
+    let names = new Map<WalName, ListedObject[]>();
+    const inOrder = (): [WalName, ListedObject[]][] => [...names].sort(([a], [b]) => (a < b ? -1 : 1));
+    for await (const object of this.#store.list(walsPrefix(this.#root), { signal: this.#signal })) {
+      const parsed = parseWalObjectKey(this.#root, object.key);
       if (parsed === null) continue;
       const [stem = ''] = parsed.name.split('.');
       if (stem !== segment) {
         yield* inOrder();
         [segment, names] = [stem, new Map()];
       }
-      names.set(parsed.name, [...(names.get(parsed.name) ?? []), key]);
+      names.set(parsed.name, [...(names.get(parsed.name) ?? []), object]);
     }
     yield* inOrder();
   }

@@ -1,0 +1,59 @@
+import type { ArchiveFacts } from './health/archive-checks.ts';
+import { rememberedListing } from './server-listing.ts';
+import type { Server } from './server.ts';
+import type { WalFileInfo } from './wal/wal-file-info.ts';
+import { walKind, type WalName } from './wal/wal-name.ts';
+
+/** Reads the whole catalogue once, for everything that `check` wants to know of it. */
+export async function archiveFacts(server: Server, signal: AbortSignal): Promise<ArchiveFacts> {
+  const listing = await rememberedListing(server).read();
+  const doubted = new Set(listing?.missing.first ?? []);
+  const stillListed: WalName[] = [];
+  const spread = new Spread<WalName>();
+  let files = 0;
+  let bytes = 0;
+  let newest: WalFileInfo | null = null;
+  let damagedLines = 0;
+  for await (const infos of server.catalogue.readBatches(() => (damagedLines += 1))) {
+    for (const info of infos) {
+      files += 1;
+      bytes += info.size;
+      spread.add(info.name);
+      if (doubted.has(info.name)) stillListed.push(info.name);
+      if (newest !== null && info.mtime < newest.mtime) continue;
+      // Backup labels and history files say nothing of how recent the WAL is.
+      if (info.name.length === 24 || walKind(info.name) === 'partial') newest = info;
+    }
+    signal.throwIfAborted();
+  }
+  const sample = [newest?.name, spread.at(0), spread.at(1 / 3), spread.at(2 / 3)];
+  return {
+    files,
+    bytes,
+    newest,
+    damagedLines,
+    listing,
+    stillListed,
+    sample: [...new Set(sample.filter((name) => name !== undefined))],
+  };
+}
+
+/** Some elements of a sequence whose length is not known before its end, about equally far from each other. */
+class Spread<T> {
+  #kept: T[] = [];
+  #every = 1;
+  #length = 0;
+
+  add(element: T): void {
+    if (this.#length % this.#every === 0) this.#kept.push(element);
+    this.#length += 1;
+    if (this.#kept.length < 256) return;
+    this.#kept = this.#kept.filter((_, index) => index % 2 === 0);
+    this.#every *= 2;
+  }
+
+  /** The first for 0, one about in the middle for 1/2; undefined when there is none. */
+  at(part: number): T | undefined {
+    return this.#kept[Math.floor((part * this.#length) / this.#every)];
+  }
+}

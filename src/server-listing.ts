@@ -1,0 +1,171 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { listArchive, RememberedListing, type ArchiveListing } from './archiver/archive-listing.ts';
+import { acquireLock, lockOwner } from './durable/lock-file.ts';
+import { isErrorCode, messageOf, WalwardenError } from './errors.ts';
+import { pause } from './health/patience.ts';
+import type { Server } from './server.ts';
+import type { WalName } from './wal/wal-name.ts';
+import { count, explain, formatSpan } from './words.ts';
+
+/** An archive is listed once a day. */
+export const LISTED_EVERY_MS = 24 * 60 * 60 * 1000;
+
+/** What is remembered of the last listing of a server's archive. */
+export function rememberedListing({ config }: Pick<Server, 'config'>): RememberedListing {
+  const { backup_directory, wals_directory } = config.options;
+  return new RememberedListing(join(backup_directory, '.archive-listing.json'), wals_directory);
+}
+
+/**
+ * Lists a server's archive, and remembers what was found. Throws `locked` while
+ * another process lists or deletes, `storage` when the archive can't be seen.
+ */
+export async function listNow(server: Server, signal?: AbortSignal): Promise<ArchiveListing> {
+  const { name, catalogue, strategy, config } = server;
+  await using _lock = await acquireLock(server.lockPath('listing'), { waitMs: 1_000, signal });
+  await server.checkThere();
+  const listing = await listArchive({
+    location: config.options.wals_directory,
+    catalogue,
+    strategy,
+    lockDeletion: () => acquireLock(server.lockPath('delete-wals'), { waitMs: 1_000, signal }),
+    signal,
+  });
+  if (listing === null) {
+    throw new WalwardenError('locked', `the archive of ${name} changed too much while it was listed`, {
+      hint: 'it is listed again later',
+    });
+  }
+  await rememberedListing(server).write(listing);
+  const { files, missing, unlisted, startedAt, finishedAt } = listing;
+  const facts = { server: name, files, missing: missing.count, unlisted: unlisted.count };
+  const found =
+    missing.count === 0 ? 'none that the catalogue has is missing' : `${count(missing.count, 'file')} missing`;
+  server.logger[missing.count === 0 ? 'info' : 'error'](
+    facts,
+    `listed ${count(files, 'file')} of ${name} in ${formatSpan(finishedAt - startedAt)}: ${found}`,
+  );
+  return listing;
+}
+
+/** Milliseconds until the archive is to be listed again; 0 when it is due. */
+export async function listingDueIn(server: Pick<Server, 'config'>, now = Date.now()): Promise<number> {
+  const last = await rememberedListing(server).read();
+  // The clock may have been set back.
+  if (last === null || last.finishedAt > now) return 0;
+  return Math.max(0, last.finishedAt + LISTED_EVERY_MS - now);
+}
+
+/**
+ * {@link listNow} when that is due; an archive that is younger than a day and was
+ * never listed only with `young`: who archives by hand need not wait for it. Never
+ * rejects: what kept us from it is logged, and the age of the last listing tells.
+ */
+export async function listWhenDue(
+  server: Server,
+  signal?: AbortSignal,
+  { young = true }: { readonly young?: boolean } = {},
+): Promise<void> {
+  try {
+    if ((await listingDueIn(server)) > 0) return;
+    const known = (await rememberedListing(server).read()) !== null;
+    if (known || young || (await isOlderThan(server, LISTED_EVERY_MS))) await listNow(server, signal);
+  } catch (error) {
+    if (signal?.aborted === true) return;
+    const quiet = isErrorCode(error, 'locked') || isErrorCode(error, 'aborted');
+    server.logger[quiet ? 'debug' : 'warn'](
+      { server: server.name },
+      `the archive of ${server.name} could not be listed: ${messageOf(error)}`,
+    );
+  }
+}
+
+const NOTHING = { count: 0, first: [] };
+
+/**
+ * A catalogue was made anew from what is stored: that was a listing, too, and now the two say the same. Never rejects;
+ * a listing that is under way will find it out.
+ */
+export async function rememberRebuilt(
+  server: Server,
+  found: { readonly startedAt: number; readonly files: number; readonly bytes: number },
+): Promise<void> {
+  try {
+    await using _lock = await acquireLock(server.lockPath('listing'), { waitMs: 1_000 });
+    const finds = { missing: NOTHING, unlisted: NOTHING, oddSizes: NOTHING };
+    await rememberedListing(server).write({ ...found, finishedAt: Date.now(), ...finds });
+  } catch (error) {
+    server.logger.debug(
+      { server: server.name },
+      `the listing of ${server.name} is not remembered: ${messageOf(error)}`,
+    );
+  }
+}
+
+/** `check` waits no longer for a file system or an endpoint, in milliseconds. */
+const LOOK_MS = 500;
+
+/** What a look at some stored files shows. */
+export interface Sight {
+  readonly stored: ReadonlySet<WalName>;
+  /** They have a line, and are certainly not stored. */
+  readonly missing: readonly WalName[];
+  /** Why nothing is said of the others; null when all are told of. */
+  readonly untold: string | null;
+}
+
+/** Looks whether files that the catalogue has are stored. Takes half a second at most, and never rejects. */
+export async function seeFiles(server: Server, names: readonly WalName[]): Promise<Sight> {
+  const stored = new Set<WalName>();
+  const absent: WalName[] = [];
+  let missing: readonly WalName[] = [];
+  let problem: string | null = null;
+  const look = async (name: WalName): Promise<void> => {
+    if ((await server.strategy.sizeOf(name)) === null) absent.push(name);
+    else stored.add(name);
+  };
+  const all = async (): Promise<void> => {
+    try {
+      await Promise.all(names.map(look));
+      if (absent.length === 0) return;
+      if (await isDeletedFrom(server)) problem = `${absent.join(', ')} not stored, and a deletion is under way`;
+      else missing = await stillMissing(server, absent);
+    } catch (error) {
+      problem = error instanceof WalwardenError ? explain(error) : messageOf(error);
+    }
+  };
+  const over = new AbortController();
+  const late = `no answer within ${formatSpan(LOOK_MS)} about ${count(names.length, 'stored file')}`;
+  const inTime = await Promise.race([all().then(() => true), pause(LOOK_MS, over.signal).then(() => false)]);
+  over.abort();
+  return { stored: new Set(stored), missing, untold: inTime ? problem : late };
+}
+
+/** Who deletes drops the lines after the files: walwarden under one lock, a Barman under the other. */
+async function isDeletedFrom(server: Server): Promise<boolean> {
+  for (const what of ['delete-wals', 'xlogdb'] as const) {
+    if ((await lockOwner(server.lockPath(what))) !== null) return true;
+  }
+  return false;
+}
+
+/** Those that have a line now, and are not stored now. */
+async function stillMissing({ catalogue, strategy }: Server, names: readonly WalName[]): Promise<WalName[]> {
+  const wanted = new Set(names);
+  const missing: WalName[] = [];
+  for await (const infos of catalogue.readBatches()) {
+    for (const { name } of infos) if (wanted.delete(name) && (await strategy.sizeOf(name)) === null) missing.push(name);
+  }
+  return missing.sort();
+}
+
+/** Has there been an archive for so many milliseconds? */
+export async function isOlderThan({ identity }: Server, ms: number, now = Date.now()): Promise<boolean> {
+  try {
+    // Written once, with the first segment.
+    return now - (await stat(identity.path)).mtimeMs > ms;
+  } catch {
+    return false; // nothing archived that tells
+  }
+}
