@@ -8,13 +8,14 @@ const HOOK = 'global+server';
 const NODE = 'server+model';
 
 /**
- * Barman's options, up to 3.18, about backups, recovery and itself. They are
+ * Barman's options, up to 3.20, about backups, recovery and itself. They are
  * accepted so that a barman.conf can be used as it is, and are not looked at.
  */
 export const IGNORED_OPTIONS = {
   autogenerate_manifest: ignored(ALL, 'Backups: write a manifest after an rsync backup.'),
   aws_await_snapshots_timeout: ignored(ALL, 'Snapshot backups: how long to wait.'),
   aws_snapshot_lock_cool_off_period: ignored(ALL, 'Snapshot backups: hours until a lock is final.'),
+  aws_check_object_lock: ignored(ALL, 'Backups in a bucket: look for object locks before one is deleted.'),
   aws_snapshot_lock_duration: ignored(ALL, 'Snapshot backups: days that a snapshot stays locked.'),
   aws_snapshot_lock_expiration_date: ignored(ALL, 'Snapshot backups: when a lock ends.'),
   aws_snapshot_lock_mode: ignored(ALL, 'Snapshot backups: the kind of lock.'),
@@ -84,5 +85,6 @@ export const IGNORED_OPTIONS = {
   streaming_backup_name: ignored(ALL, 'Backups: the application_name of pg_basebackup.'),
   tablespace_bandwidth_limit: ignored(ALL, 'Backups: the rate per tablespace.'),
   wal_retention_policy: ignored(ALL, 'Backups: how long their WAL is kept.'),
+  warehousepg_dbid: ignored(ALL, 'Backups of WarehousePG: which of its instances this is.'),
   worm_mode: ignored(ALL, 'Backups: storage that is written once.'),
 } as const;

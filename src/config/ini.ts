@@ -20,9 +20,11 @@ export interface Ini {
 // What Python's str.strip() removes, which is not what JavaScript's trim() does.
 const SPACE = String.raw`\t\n\v\f\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000`;
 const LEADING_SPACE = new RegExp(`^[${SPACE}]+`, 'u');
-const TRAILING_SPACE = new RegExp(`[${SPACE}]+$`, 'u');
+const IS_SPACE = new RegExp(`^[${SPACE}]$`, 'u');
 const SECTION = /^\[([^]+)\]/u;
 const MAX_VALUE_LINES = 10_000;
+/** No option needs more: PATH-like lists and shell commands are the longest, and Linux takes 128 KiB as one argument. */
+const MAX_VALUE_LENGTH = 128 * 1024;
 
 interface OpenEntry extends Place {
   readonly key: string;
@@ -44,7 +46,10 @@ export function parseIni(text: string, file: string): Ini {
 
   const close = (): void => {
     if (open === undefined || current === undefined) return;
-    const value = open.lines.join('\n').replace(TRAILING_SPACE, '');
+    const value = stripEnd(open.lines.join('\n'));
+    if (value.length > MAX_VALUE_LENGTH) {
+      throw syntaxError(open, `a value of at most ${MAX_VALUE_LENGTH} characters`, `${value.length}`);
+    }
     current.set(open.key, { value, file: open.file, line: open.line });
   };
 
@@ -108,7 +113,14 @@ export function mergeIni(first: Ini, second: Ini): Ini {
 }
 
 function strip(line: string): string {
-  return line.replace(LEADING_SPACE, '').replace(TRAILING_SPACE, '');
+  return stripEnd(line.replace(LEADING_SPACE, ''));
+}
+
+/** A regular expression that ends in `$` would begin again at each of many blanks that stand inside the text. */
+function stripEnd(text: string): string {
+  let end = text.length;
+  while (end > 0 && IS_SPACE.test(text.charAt(end - 1))) end -= 1;
+  return text.slice(0, end);
 }
 
 function quote(line: string): string {

@@ -11,6 +11,8 @@ export interface Template {
 export type Variable = Template | { readonly value: string };
 
 const MAX_LENGTH = 1024 * 1024;
+/** Python stops at 10; options and our defaults that refer to each other need 5. Far from what the stack holds. */
+const MAX_DEPTH = 100;
 
 /**
  * Replaces `%(name)s` by the variable of that (lower-cased) name, over and
@@ -18,15 +20,21 @@ const MAX_LENGTH = 1024 * 1024;
  * Throws `config` naming `where` for an unknown name, a cycle, or a lone `%`.
  */
 export function interpolate(template: Template, lookup: (name: string) => Variable | undefined): string {
-  return expand(template, lookup, [template.name]);
+  const expanded = new Map<string, string>();
+  return expand(template, lookup, [template.name], expanded);
 }
 
+/** `known`: what names stand for that were met before. Else a few that name each other twice would take for ever. */
 function expand(
   { text, where }: Template,
   lookup: (name: string) => Variable | undefined,
   path: readonly string[],
+  known: Map<string, string>,
 ): string {
   if (!text.includes('%')) return text;
+  if (path.length > MAX_DEPTH) {
+    throw new WalwardenError('config', `${where}: expected at most ${MAX_DEPTH} options that refer to each other`);
+  }
   const expanded = text.replace(
     /%(?:(%)|\(([^)\n]+)\)s|)/g,
     (found: string, percent: string | undefined, name: string | undefined, offset: number) => {
@@ -47,10 +55,13 @@ function expand(
       if (variable === undefined) {
         throw new WalwardenError('config', `${where}: ${found} is not set; expected the name of an option that is`);
       }
-      return 'value' in variable ? variable.value : unquote(expand(variable, lookup, [...path, key]));
+      if ('value' in variable) return variable.value;
+      const value = known.get(key) ?? unquote(expand(variable, lookup, [...path, key], known));
+      known.set(key, value);
+      return value;
     },
   );
-  // Doubling variables would otherwise fill the memory.
+  // Variables that double in length with each level would otherwise fill the memory.
   if (expanded.length > MAX_LENGTH) {
     throw new WalwardenError(
       'config',

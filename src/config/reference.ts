@@ -57,7 +57,7 @@ export function renderReference(): string {
     '## Options of walwarden\n',
     ...Object.entries(OWN_OPTIONS).map(([name, spec]) => row(name, spec)),
     '## Accepted and ignored\n',
-    "These are Barman's, up to 3.18, about backups, recovery and Barman itself.\n",
+    "These are Barman's, up to 3.20, about backups, recovery and Barman itself.\n",
     Object.entries(IGNORED_OPTIONS)
       .map(([name, spec]) => `- \`${name}\`: ${spec.description}`)
       .join('\n') + '\n',

@@ -24,7 +24,11 @@ export const conninfo: ValueType<string> = {
   kind: 'conninfo',
   expected: 'a libpq connection string',
   // Continuation lines come with newlines, which a process argument had better not carry.
-  parse: (value) => value.replace(/\s*\n\s*/g, ' '),
+  parse: (value) =>
+    value
+      .split('\n')
+      .map((line) => line.trim())
+      .join(' '),
 };
 
 /** Barman's words for true and false, whatever their case. */
@@ -291,8 +295,11 @@ export const tags: ValueType<Readonly<Record<string, string>>> = {
   kind: 'key=value list',
   expected: 'key=value pairs separated by commas, at most 10, every key once',
   parse: (value) => {
-    const pairs = value.split(',').map((pair) => /^\s*([^=]+?)\s*=\s*(.*?)\s*$/s.exec(pair));
-    const entries = pairs.flatMap((pair) => (pair === null ? [] : [[pair[1] ?? '', pair[2] ?? ''] as const]));
+    const pairs = value.split(',').map((pair) => /^([^=]+)=([^]*)$/.exec(pair));
+    const entries = pairs.flatMap((pair) => {
+      const [key, content] = [pair?.[1]?.trim() ?? '', pair?.[2]?.trim() ?? ''];
+      return key === '' ? [] : [[key, content] as const];
+    });
     const unique = new Map(entries);
     // Ten is what S3 takes for one object.
     return entries.length === pairs.length && unique.size === entries.length && entries.length <= 10

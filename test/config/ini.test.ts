@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { findOption, KNOWN_NAMES } from '../../src/config/options.ts';
 import { mergeIni, parseIni, type Ini } from '../../src/config/ini.ts';
 import { WalwardenError } from '../../src/errors.ts';
 
@@ -141,6 +142,29 @@ describe('parseIni', () => {
       expect(ours).toEqual(theirs);
     } finally {
       await rm(directory, { recursive: true });
+    }
+  });
+});
+
+// Each of these took minutes or all of the stack where the work grew with the square of the text, or worse.
+describe('a configuration that is made to be slow', () => {
+  const BLANKS = ' '.repeat(120_000);
+
+  it('is read all the same: blanks in the middle of a value, of a key, of a header and of a comment', () => {
+    const text = `[main]\na = x${BLANKS}x\nb${BLANKS}b = 1\n# ${BLANKS}x\n${BLANKS}\n[x${BLANKS}x]\n`;
+    const [main] = plain(parseIni(text, 'f')).sections;
+    expect(main).toEqual(['main', { a: `x${BLANKS}x`, [`b${BLANKS}b`]: '1' }]);
+  });
+
+  it('is refused where a value is longer than any option needs', () => {
+    expect(() => parseIni(`[main]\na = ${'x'.repeat(131_073)}\n`, 'f')).toThrow(
+      'f:2: expected a value of at most 131072 characters, found 131073',
+    );
+  });
+
+  it.each(KNOWN_NAMES)('has a value of blanks for %s', (name) => {
+    for (const value of [`x${BLANKS}x`, `1${BLANKS}x`, `a=b${BLANKS}x`, `/x${BLANKS}x`, `s3://xxx/${BLANKS}\nx`]) {
+      findOption(name)?.type.parse(value);
     }
   });
 });

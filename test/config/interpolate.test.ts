@@ -33,6 +33,25 @@ describe('interpolate', () => {
     expect(() => expand(text)).toThrow(message);
   });
 
+  it('expands each name once, though names that name each other twice stand for a lot', () => {
+    const doubling = (name: string): Variable => {
+      const level = Number(name.slice(1));
+      return { name, text: level === 0 ? '' : `%(v${level - 1})s%(v${level - 1})s`, where: `f:${level}: ${name}` };
+    };
+    expect(interpolate({ name: 'option', text: '%(v60)s', where: 'f:9: option' }, doubling)).toBe('');
+  });
+
+  it('refuses more levels than a configuration needs, long before the stack ends', () => {
+    const chain = (name: string): Variable => {
+      const level = Number(name.slice(1));
+      return { name, text: level === 0 ? 'end' : `%(v${level - 1})s`, where: `f:${level}: ${name}` };
+    };
+    const of = (levels: number): string =>
+      interpolate({ name: 'option', text: `%(v${levels})s`, where: 'f:9: option' }, chain);
+    expect(of(99)).toBe('end');
+    expect(() => of(3_000)).toThrow('expected at most 100 options that refer to each other');
+  });
+
   it('says where a percent sign stands alone, and not what is around it: it may be a password', () => {
     expect(() => expand('postgresql://me:s%65cret@pg/db')).toThrow(
       'f:9: option: expected %(name)s or %% after a percent sign, found something else at character 18',
