@@ -263,14 +263,13 @@ test('a server that streams passes every check, and status tells what the receiv
           async () =>
             (await line('receive-wal running')).includes('receiving since') &&
             (await line('replication slot')) === 'replication slot: OK',
-          30_000,
         );
         const last = await pg.writeSegments(3);
         const stored = async (): Promise<boolean> => {
           await archive.walwarden(['archive-wal', 'main']);
           return (await archive.timelines()).some(({ ranges }) => ranges.some((range) => range.last >= last));
         };
-        await until('the segments to be archived', stored, 30_000);
+        await until('the segments to be archived', stored);
         const lines = await checks();
         expect(lines.filter((text) => !text.includes(': OK'))).toEqual([]);
         expect(names(lines)).toEqual([
@@ -311,20 +310,12 @@ test('a receiver whose server is gone is running, and yet fails with the cause',
     { server: { ...STREAMING, create_slot: 'auto' }, settings: NO_ARCHIVING },
     async ({ pg, archive, line }) => {
       await withReceiver(pg, archive, async () => {
-        await until(
-          'the receiver to stream',
-          async () => (await line('receive-wal running')).includes('receiving'),
-          30_000,
-        );
+        await until('the receiver to stream', async () => (await line('receive-wal running')).includes('receiving'));
         await pg.stop();
-        const told = await until(
-          'the cause',
-          async () => {
-            const text = await line('receive-wal running');
-            return text.includes(': FAILED') && text;
-          },
-          30_000,
-        );
+        const told = await until('the cause', async () => {
+          const text = await line('receive-wal running');
+          return text.includes(': FAILED') && text;
+        });
         expect(told).toMatch(
           /FAILED \((process \d+ runs, but receives nothing since|it tries again since) .*[:,] .+\)$/,
         );

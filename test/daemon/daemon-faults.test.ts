@@ -231,7 +231,7 @@ describe('the second signal', () => {
       await fault.deliverSegments(1, 3);
       const daemon = new RunningDaemon(fault.config, fault.home.home);
       try {
-        await until('a hook to run', async () => await hookRuns(daemon), 30_000);
+        await until('a hook to run', async () => await hookRuns(daemon));
         daemon.process.kill('SIGTERM');
         await until('it to be asked', async () =>
           (await readFile(join(fault.home.home, 'walwarden.log'), 'utf8')).includes('asked to stop'),
@@ -250,7 +250,7 @@ describe('the second signal', () => {
         await fault.deliverSegments(1, 3);
         const daemon = new RunningDaemon(fault.config, fault.home.home);
         try {
-          await until('a hook to run', async () => await hookRuns(daemon), 30_000);
+          await until('a hook to run', async () => await hookRuns(daemon));
           expect(await daemon.stop('SIGTERM')).toEqual({ status: 1, signal: null });
           expect(await fault.violations('crashed')).toEqual([]);
         } finally {

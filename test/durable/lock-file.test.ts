@@ -332,7 +332,7 @@ test('a wait for a lock ends with us', async () => {
         await until('flock to wait', async () => (await processesWithEnv(MARK, mark)).length === 2);
         process.kill(pid, 'SIGTERM');
         expect(await ended).toMatchObject({ status: 7 });
-        await until('flock to go', async () => (await processesWithEnv(MARK, mark)).length === 0, 5_000);
+        await until('flock to go', async () => (await processesWithEnv(MARK, mark)).length === 0);
       }),
     );
   });

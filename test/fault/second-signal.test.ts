@@ -38,7 +38,7 @@ test('a second signal ends the compressors of worker threads too, with all that 
         pass.kill('SIGINT');
         await ended;
         expect([130, 143]).toContain(pass.exitCode);
-        await until('the compressors to go', async () => (await commandsOf()).length === 0, 5_000);
+        await until('the compressors to go', async () => (await commandsOf()).length === 0);
         expect(await home.violations('crashed')).toEqual([]);
       } finally {
         pass.kill('SIGKILL');

@@ -25,7 +25,7 @@ afterAll(async () => {
     return leaks.length === 0;
   };
   try {
-    await until('processes and directories to go', nothingLeft, 3_000);
+    await until('processes and directories to go', nothingLeft, 20_000);
   } catch {
     throw new Error(`this test file leaves behind: ${leaks.join(', ')}`);
   }

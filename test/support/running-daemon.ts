@@ -79,7 +79,7 @@ export class RunningDaemon {
   }
 
   /** Waits for a message of the log. */
-  says(pattern: RegExp, timeoutMs = 30_000): Promise<DaemonLogLine> {
+  says(pattern: RegExp, timeoutMs = 60_000): Promise<DaemonLogLine> {
     return this.waitsFor(String(pattern), () => this.log.find(({ msg }) => pattern.test(msg)), timeoutMs);
   }
 
@@ -87,7 +87,7 @@ export class RunningDaemon {
   async waitsFor<T>(
     what: string,
     probe: () => T | undefined | false | Promise<T | undefined | false>,
-    timeoutMs = 30_000,
+    timeoutMs = 60_000,
   ): Promise<T> {
     try {
       return await until(
