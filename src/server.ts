@@ -123,6 +123,7 @@ export function openServer(
   const custom = customFilters(server);
   const keys: ReadingKeys = {
     custom,
+    compression: options.compression,
     passphraseCommand: options.encryption_passphrase_command ?? undefined,
     gnupgHome: options.gnupg_home ?? undefined,
   };
@@ -197,7 +198,7 @@ export function openServer(
       (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment')?.name ?? null,
     readArchived: async (wal) => {
       const stored = await strategy.read(wal);
-      return stored === null ? null : plainBytes(stored.bytes, keys);
+      return stored === null ? null : plainBytes(stored, wal, keys);
     },
     logger,
   };

@@ -32,7 +32,7 @@ export async function findCovering(
     const stored = await parts.strategy.read(candidate);
     if (stored === null) continue;
     try {
-      const plain = await plainBytes(stored.bytes, parts.keys);
+      const plain = await plainBytes(stored, candidate, parts.keys);
       if (plain.length >= content.length && plain.subarray(0, content.length).equals(content)) return candidate;
     } catch (error) {
       // Damaged, or encrypted without a key at hand: it proves nothing.
@@ -59,7 +59,7 @@ export async function isTimelineLeftIn(
       const stored = await strategy.read(name);
       if (stored === null) continue;
       try {
-        const text = (await plainBytes(stored.bytes, keys)).toString('utf8');
+        const text = (await plainBytes(stored, name, keys)).toString('utf8');
         for (const { timeline, switchPoint } of parseTimelineHistory(text, name)) {
           // Its last byte is the one before.
           if (timeline === partial.timeline && (switchPoint - 1n) / BigInt(segmentSize) === number) return true;

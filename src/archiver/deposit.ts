@@ -5,11 +5,11 @@ import { fsyncDirectory, moveUnlessThere, unlinkIfThere } from '../durable/durab
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
-import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
+import { unpackDelivered } from '../storage/delivered-content.ts';
+import type { ReadingKeys } from '../storage/stored-content.ts';
 import type { Comparison, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import { judgeContent } from '../wal/verify.ts';
-import { parseWalName, type WalName } from '../wal/wal-name.ts';
+import type { WalName } from '../wal/wal-name.ts';
 import type { ErrorsDirectory } from './errors-directory.ts';
 import type { SystemIdentity } from './identity.ts';
 
@@ -34,9 +34,7 @@ export type Deposited =
  * by what is in it.
  */
 export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: Buffer): Promise<void> {
-  const parsed = parseWalName(name);
-  if (parsed === undefined) throw new WalwardenError('invalid-wal-name', `not the name of a WAL file: ${name}`);
-  const verdict = judgeContent(parsed, await plainBytes(bytes, parts.keys));
+  const { verdict } = await unpackDelivered(bytes, name, parts.keys);
   const refuse = (reason: string): WalwardenError =>
     new WalwardenError('invalid-wal', `refused ${name} for server ${parts.server}: ${reason}`, {
       hint: 'nothing was stored; PostgreSQL keeps the file and tries again',
@@ -77,7 +75,7 @@ export async function depositWal(parts: DepositParts, name: WalName, temporary: 
 async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buffer): Promise<Comparison> {
   const final = join(parts.incoming, name);
   for (const path of [final, claimPath(final, name)]) {
-    const found = await compareWaiting(path, bytes, parts.keys);
+    const found = await compareWaiting(path, name, bytes, parts.keys);
     if (found.result !== 'absent') return found;
   }
   const stored = await compareArchived(parts, name, bytes);
@@ -100,7 +98,7 @@ async function compareArchived(parts: DepositParts, name: WalName, bytes: Buffer
   }
 }
 
-async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {
+async function compareWaiting(path: string, name: WalName, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {
   let opened: DeliveredFile;
   let waiting: Buffer;
   try {
@@ -116,7 +114,8 @@ async function compareWaiting(path: string, bytes: Buffer, keys: ReadingKeys): P
     throw cantRead(path, error);
   }
   try {
-    if (!(await plainBytes(waiting, keys)).equals(await plainBytes(bytes, keys))) {
+    const [there, here] = [await unpackDelivered(waiting, name, keys), await unpackDelivered(bytes, name, keys)];
+    if (!there.plain.equals(here.plain)) {
       return { result: 'different', reason: `its content is another than that of ${path}, which waits to be archived` };
     }
     // Whoever put it there may have crashed before its fsync, and now we vouch for it.

@@ -211,7 +211,7 @@ export async function newestHeader(
     try {
       const stored = await strategy.read(name);
       if (stored === null) continue;
-      const decoded = decodeLongPageHeader(await plainBytes(stored.bytes, keys));
+      const decoded = decodeLongPageHeader(await plainBytes(stored, name, keys));
       if (decoded.ok) return decoded.header;
     } catch (error) {
       // An endpoint that gives no answer gives none about the others, and the first segment to come must not decide then.

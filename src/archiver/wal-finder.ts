@@ -1,13 +1,14 @@
 import { join } from 'node:path';
+import type { CompressionName } from '../compression/codec.ts';
 import { openDelivered, readDelivered, readWhole } from '../durable/delivered-file.ts';
 import { isThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
-import { decompressStored, decrypt, type ReadingKeys } from '../storage/stored-content.ts';
+import { unpackDelivered } from '../storage/delivered-content.ts';
+import { openStored, type ReadingKeys, type StoredBytes } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { endOfContent } from '../wal/padding.ts';
-import { judgeContent } from '../wal/verify.ts';
 import {
   MAX_SEGMENT_SIZE,
   MIN_SEGMENT_SIZE,
@@ -41,17 +42,20 @@ export interface FoundWal {
   readonly path: string;
   /** Without encryption, still compressed as it was found. */
   readonly decrypted: Buffer;
+  /** With what; null when it is not. */
+  readonly compression: CompressionName | null;
   /** Without compression too. */
   readonly plain: Buffer;
 }
 
 /** What one place has to say about a name. */
-type Look = {
-  readonly bytes: Buffer;
-  readonly path: string;
-  /** It lies where others may write, and nothing has looked whose it is. */
-  readonly delivered?: true;
-} | null;
+type Look =
+  | (StoredBytes & {
+      readonly path: string;
+      /** It lies where others may write, and nothing has looked whose it is. */
+      readonly delivered?: true;
+    })
+  | null;
 
 /**
  * Finds a WAL file wherever it may be on its way: archive, incoming, streaming,
@@ -167,20 +171,22 @@ async function readGrowing(path: string): Promise<Look> {
 async function openFound(
   { keys, foreign }: WalFinderParts,
   name: WalName,
-  { path, bytes, delivered }: NonNullable<Look>,
+  found: NonNullable<Look>,
 ): Promise<FoundWal> {
+  const { path, bytes } = found;
   try {
-    const decrypted = await decrypt(bytes, keys);
-    const plain = await decompressStored(decrypted, keys);
-    const parsed = parseWalName(name);
-    const verdict = parsed === undefined ? null : judgeContent(parsed, plain);
-    if (verdict !== null && verdict.verdict !== 'valid') {
+    const opened =
+      found.delivered === true
+        ? { ...(await unpackDelivered(bytes, name, keys)), decrypted: bytes }
+        : await openStored(found, name, keys);
+    const { verdict, decrypted, compression, plain } = opened;
+    if (verdict.verdict !== 'valid') {
       throw new WalwardenError(verdict.verdict === 'incomplete' ? 'incomplete-wal' : 'damaged', verdict.reason);
     }
-    const header = verdict?.header ?? null;
-    const reason = delivered === true && header !== null ? await foreign(header.systemIdentifier) : null;
+    const reason =
+      found.delivered === true && verdict.header !== null ? await foreign(verdict.header.systemIdentifier) : null;
     if (reason !== null) throw new WalwardenError('invalid-wal', reason);
-    return { name, path, decrypted, plain };
+    return { name, path, decrypted, compression, plain };
   } catch (error) {
     if (!(error instanceof WalwardenError)) throw error;
     throw new WalwardenError(error.code, `${path} can't be used: ${error.message}`, {

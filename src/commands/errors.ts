@@ -7,6 +7,7 @@ import { readDelivered } from '../durable/delivered-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { openServer, type Server } from '../server.ts';
 import { claimPath } from '../storage/claim.ts';
+import { unpackDelivered } from '../storage/delivered-content.ts';
 import { plainBytes } from '../storage/stored-content.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import { judgeContent } from '../wal/verify.ts';
@@ -146,7 +147,7 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
   }
   let plain: Buffer;
   try {
-    plain = await plainBytes(bytes, server.keys);
+    plain = (await unpackDelivered(bytes, parsed.name, server.keys)).plain;
   } catch (error) {
     if (comparison.result !== 'different')
       return { state: 'unusable', text: `it does not read back: ${messageOf(error)}` };
@@ -190,7 +191,8 @@ async function difference(server: Server, parsed: ParsedWalName, bytes: Buffer, 
   try {
     const stored = await server.strategy.read(parsed.name);
     if (stored === null) return { state, text: reason };
-    const [here, there] = [await plainBytes(bytes, server.keys), await plainBytes(stored.bytes, server.keys)];
+    const { plain: here } = await unpackDelivered(bytes, parsed.name, server.keys);
+    const there = await plainBytes(stored, parsed.name, server.keys);
     const length = Math.min(here.length, there.length);
     let at = 0;
     while (at < length && here[at] === there[at]) at += 1;

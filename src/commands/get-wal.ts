@@ -64,9 +64,9 @@ export async function getWal(
 async function pack(found: FoundWal, options: GetWalOptions): Promise<Buffer> {
   if (options.keepCompression === true) return found.decrypted;
   if (options.compression === undefined) return found.plain;
-  const { createCompressor, recogniseCompression } = await import('../compression/codecs.ts');
+  const { createCompressor, isSameFormat } = await import('../compression/codecs.ts');
   // Compressing again what is compressed in the same way would give the same file.
-  if (recogniseCompression(found.decrypted) === options.compression) return found.decrypted;
+  if (found.compression !== null && isSameFormat(found.compression, options.compression)) return found.decrypted;
   return createCompressor({ compression: options.compression }).compress(found.plain);
 }
 

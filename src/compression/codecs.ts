@@ -62,13 +62,28 @@ function levelIn(range: LevelRange | null, level: CompressionSettings['level'] =
 }
 
 /**
- * What compressed a file, by its first {@link RECOGNITION_BYTES} bytes (fewer
- * where it has fewer); null when nothing that we know did. The user's own
- * magic number goes first: whoever sets it wants his filter.
+ * What may have compressed a file, by its first {@link RECOGNITION_BYTES} bytes
+ * (fewer where it has fewer), the likeliest first; empty when nothing that we know did.
+ * The user's own magic number goes first: whoever sets it wants his filter. It
+ * may be that of a format that we know, too.
  */
+export function formatsOf(head: Uint8Array, customMagic?: Uint8Array): CompressionName[] {
+  const found: CompressionName[] = FORMATS.filter((name) =>
+    startsWith(head, CODECS[name].magic ?? head.subarray(0, 0)),
+  );
+  if (customMagic !== undefined && customMagic.length > 0 && startsWith(head, customMagic)) found.unshift('custom');
+  return found;
+}
+
+/** The likeliest of {@link formatsOf}, null for none. */
 export function recogniseCompression(head: Uint8Array, customMagic?: Uint8Array): CompressionName | null {
-  if (customMagic !== undefined && customMagic.length > 0 && startsWith(head, customMagic)) return 'custom';
-  return FORMATS.find((name) => startsWith(head, CODECS[name].magic ?? head.subarray(0, 0))) ?? null;
+  return formatsOf(head, customMagic)[0] ?? null;
+}
+
+/** Whether two of Barman's names stand for one format, as gzip, pygzip and pigz do. */
+export function isSameFormat(one: CompressionName, other: CompressionName): boolean {
+  const [a, b] = [CODECS[one].magic, CODECS[other].magic];
+  return one === other || (a !== null && a === b);
 }
 
 /**

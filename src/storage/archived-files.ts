@@ -2,13 +2,16 @@ import { constants } from 'node:fs';
 import { lstat, open, readdir, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CompressionName } from '../compression/codec.ts';
-import { RECOGNITION_BYTES } from '../compression/codecs.ts';
+import { formatsOf, RECOGNITION_BYTES } from '../compression/codecs.ts';
+import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
+import { judgeSegment } from '../wal/verify.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
-import { isWalName, walDirectory, type WalName } from '../wal/wal-name.ts';
+import { isWalName, parseWalName, walDirectory, walKind, type WalName } from '../wal/wal-name.ts';
 import type { DigestEntry, DigestJournal } from './digest-journal.ts';
 import { sha256 } from './sha256.ts';
-import { decrypt, formatOf, type ReadingKeys } from './stored-content.ts';
+import { openStored, type ReadingKeys } from './stored-content.ts';
 import type { StoredSize, StoredWal } from './wal-storage-strategy.ts';
 
 export interface ArchivedFilesParts {
@@ -17,10 +20,15 @@ export interface ArchivedFilesParts {
   readonly journal: DigestJournal;
   /** The configured compression. */
   readonly compression: CompressionName | null;
+  /** What the catalogue says of a file's compression. */
+  readonly said: (name: WalName) => Promise<readonly (string | null)[]>;
 }
 
 /** Files that are looked at at the same time: others want libuv's threads, too. */
 const LOOKS = 4;
+
+/** Enough to tell most files. */
+const HEAD_BYTES = Math.max(LONG_PAGE_HEADER_SIZE, RECOGNITION_BYTES);
 
 /** What lies in a local archive. Reading only. */
 export class ArchivedFiles {
@@ -53,7 +61,7 @@ export class ArchivedFiles {
     const path = this.getFullPath(name);
     try {
       const found = await readOne(path);
-      return found === null ? null : { path, bytes: found.bytes, mtime: found.mtime };
+      return found === null ? null : { path, ...found, said: () => this.#parts.said(name) };
     } catch (error) {
       throw storageError(path, error);
     }
@@ -71,19 +79,9 @@ export class ArchivedFiles {
       await using handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
       const found = await handle.stat({ bigint: true });
       if (!found.isFile()) return null;
-      const { buffer, bytesRead } = await handle.read(Buffer.alloc(RECOGNITION_BYTES), 0, RECOGNITION_BYTES, 0);
-      const format = formatOf(buffer.subarray(0, bytesRead), this.#parts.keys);
-      const compression =
-        format.encryption === null
-          ? this.#spelling(format.compression)
-          : await this.#compressionInside(handle, entries);
-      return {
-        name,
-        size: Number(found.size),
-        mtime: secondsOfNs(found.mtimeNs),
-        compression,
-        encryption: format.encryption,
-      };
+      const size = Number(found.size);
+      const format = await this.#formatOf(name, handle, size, entries);
+      return { name, size, mtime: secondsOfNs(found.mtimeNs), ...format };
     } catch (error) {
       // A symbolic link under a WAL's name is nothing that was archived.
       if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ELOOP') return null;
@@ -91,19 +89,40 @@ export class ArchivedFiles {
     }
   }
 
-  /** Of an encrypted file: as the journal says, or by decryption, or else as we are configured now. */
-  async #compressionInside(handle: FileHandle, entries: readonly DigestEntry[]): Promise<string | null> {
+  /** By the first bytes, where they tell for sure, or else by reading it back. */
+  async #formatOf(
+    name: WalName,
+    handle: FileHandle,
+    size: number,
+    entries: readonly DigestEntry[],
+  ): Promise<Pick<WalFileInfo, 'compression' | 'encryption'>> {
+    const { keys } = this.#parts;
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(HEAD_BYTES), 0, HEAD_BYTES, 0);
+    const head = buffer.subarray(0, bytesRead);
+    const encryption = isGpgEncrypted(head) ? 'gpg' : null;
+    const [recognised = null] = formatsOf(head, keys.custom?.magic);
+    const parsed = parseWalName(name);
+    const isSegment = walKind(name) === 'segment' || walKind(name) === 'partial';
+    const isPlain = isSegment && parsed !== undefined && judgeSegment(parsed, head, size).verdict === 'valid';
+    // What a user's filter writes may begin in any way.
+    const isCertain = encryption === null && (isPlain || recognised !== null) && keys.custom?.decompress === undefined;
+    if (isCertain) return { compression: this.#spelling(isPlain ? null : recognised), encryption };
     const bytes = await handle.readFile();
-    const digest = sha256(bytes);
-    // A duplicate leaves an entry too, though it was never published.
-    const entry = entries.findLast(({ stored }) => stored === digest);
-    if (entry !== undefined) return entry.compression;
+    if (encryption !== null) {
+      const digest = sha256(bytes);
+      // A duplicate leaves an entry too, though it was never published.
+      const entry = entries.findLast(({ stored }) => stored === digest);
+      if (entry !== undefined) return { compression: entry.compression, encryption };
+    }
     try {
-      const { keys } = this.#parts;
-      return this.#spelling(formatOf(await decrypt(bytes, keys), keys).compression);
+      const opened = await openStored({ bytes }, name, keys);
+      return { compression: this.#spelling(opened.compression), encryption: opened.encryption };
     } catch (error) {
       if (!(error instanceof WalwardenError)) throw error;
-      return this.#parts.compression;
+      // Damaged, or a key or a program is missing: as we are configured now, unless the bytes contradict.
+      const { compression } = this.#parts;
+      const assumed = encryption !== null || compression === 'custom' ? compression : null;
+      return { compression: this.#spelling(recognised) ?? assumed, encryption };
     }
   }
 

@@ -2,6 +2,7 @@ import type { CompressionSettings } from '../compression/codec.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
+import { unpackDelivered } from './delivered-content.ts';
 import { MemoryBudget } from './memory-budget.ts';
 import { ObjectComparer } from './s3/compare-objects.ts';
 import { KeyWindow } from './s3/key-window.ts';
@@ -17,7 +18,7 @@ import { readSource, removeSources } from './sources.ts';
 import { SpareBuffers } from './spare-buffers.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
 import { StagerOnDemand } from './stager.ts';
-import { plainBytes, type ReadingKeys } from './stored-content.ts';
+import type { ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
   type CommitResult,
@@ -313,7 +314,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
     const keys = await this.#objects.keysOf(name);
     if (keys.length === 0) return { result: 'absent' };
-    const digest = sha256(await plainBytes(incoming, this.#settings.keys));
+    const digest = sha256((await unpackDelivered(incoming, name, this.#settings.keys)).plain);
     const comparison = await this.#comparer.compareAll({ name, digest, incoming: async () => incoming }, keys);
     if (comparison.result === 'different') return comparison;
     return { result: comparison.result === 'same' ? 'same' : 'absent' };

@@ -2,7 +2,8 @@ import { isErrorCode, messageOf } from '../errors.ts';
 import { holdSameWal } from '../wal/end-of-wal.ts';
 import { walKind, type WalName } from '../wal/wal-name.ts';
 import { sha256 } from './sha256.ts';
-import { plainBytes, type ReadingKeys } from './stored-content.ts';
+import { unpackDelivered } from './delivered-content.ts';
+import { plainBytes, type ReadingKeys, type StoredBytes } from './stored-content.ts';
 
 /** The rule that keeps archived data: what is under a name already is never replaced. */
 export function judge(incomingDigest: string, storedDigest: string | null): 'store' | 'already-stored' | 'conflict' {
@@ -20,17 +21,17 @@ export function judge(incomingDigest: string, storedDigest: string | null): 'sto
 export async function differenceOf(
   name: WalName,
   incoming: Buffer,
-  stored: Buffer,
+  stored: StoredBytes,
   keys: ReadingKeys,
   storedDigest: string | null,
 ): Promise<string | null> {
   // Both may have come by the same way; a file that arrived compressed is compared by what it means.
-  const incomingPlain = await plainBytes(incoming, keys);
+  const { plain: incomingPlain } = await unpackDelivered(incoming, name, keys);
   const incomingDigest = sha256(incomingPlain);
   let digest = storedDigest;
   if (digest === null) {
     try {
-      const storedPlain = await plainBytes(stored, keys);
+      const storedPlain = await plainBytes(stored, name, keys);
       digest = sha256(storedPlain);
       const differ = judge(incomingDigest, digest) === 'conflict';
       if (differ && walKind(name) === 'partial' && holdSameWal(incomingPlain, storedPlain)) return null;

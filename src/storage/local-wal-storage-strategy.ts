@@ -78,6 +78,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       keys: settings.keys,
       journal: this.#journal,
       compression: settings.compression?.compression ?? null,
+      said: async (name) => {
+        const line = await parts.catalogue.find(name);
+        return line === undefined ? [] : [line.compression];
+      },
     });
     this.#publisher = createPublisher(settings.onNoHardLinks);
     // Without a transformation there is nothing to spread.
@@ -228,7 +232,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const stored = await this.read(name);
     if (stored === null) return { result: 'absent' };
     const known = isGpgEncrypted(stored.bytes) ? await this.#journal.plainDigest(name, sha256(stored.bytes)) : null;
-    const reason = await differenceOf(name, incoming, stored.bytes, this.#settings.keys, known);
+    const reason = await differenceOf(name, incoming, stored, this.#settings.keys, known);
     return reason === null ? { result: 'same' } : { result: 'different', reason };
   }
 

@@ -4,6 +4,7 @@ import type { WalName } from '../wal/wal-name.ts';
 import { SavePipeline } from './save-pipeline.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
+import type { Said } from './stored-content.ts';
 
 /** A file that waits to be archived, as its directory showed it. */
 export interface WaitingWal {
@@ -63,8 +64,10 @@ export interface SaveObserver {
   committed(seconds: number): void;
 }
 
-/** The part of the catalogue that storing needs: its lock, and lines made durable under it. */
+/** The part of the catalogue that storing and reading need: its lines, its lock, and lines made durable under it. */
 export interface CatalogueLock {
+  /** What it says of one file; it may be wrong. */
+  find(name: WalName): Promise<WalFileInfo | undefined>;
   withLock<T>(work: (session: CatalogueLines) => Promise<T>): Promise<T>;
 }
 
@@ -119,6 +122,8 @@ export interface StoredWal {
   /** The stored bytes: compressed and encrypted as they are. */
   readonly bytes: Buffer;
   readonly mtime: number;
+  /** What others say of its compression. */
+  readonly said: Said;
 }
 
 /** A stored file as a listing of its directory, or bucket, shows it: nothing of it was read. */

@@ -2,7 +2,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
 import { readXlogdbLine, type WalFileInfo } from '../../src/wal/wal-file-info.ts';
-import { isWalName, walDirectory, type WalName } from '../../src/wal/wal-name.ts';
+import { isWalName, walDirectory, walName, type WalName } from '../../src/wal/wal-name.ts';
 import type { TestHome } from '../support/temp-dir.ts';
 
 /** What was delivered to one server, and where it may be now. */
@@ -79,9 +79,13 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
   return found;
 }
 
+/** A claim and a file in errors have more around it. */
+const WAL_NAME = /[0-9A-F]{8}(?:[0-9A-F]{16}(?:\.partial|\.[0-9A-F]{8}\.backup)?|\.history)/;
+
 async function isSame(path: string, expected: Buffer, keys: ReadingKeys): Promise<boolean> {
   try {
-    return (await plainBytes(await readFile(path), keys)).equals(expected);
+    const name = walName(WAL_NAME.exec(basename(path))?.[0] ?? '');
+    return (await plainBytes({ bytes: await readFile(path) }, name, keys)).equals(expected);
   } catch {
     // Half a file can't be decompressed.
     return false;

@@ -96,7 +96,7 @@ describeS3('a segment in S3', (server) => {
           ]);
           const stored = await strategy.read(name);
           expect(stored?.bytes.includes(bytes.subarray(8192, 8256))).toBe(false);
-          const plain = await plainBytes(stored?.bytes ?? Buffer.alloc(0), { gnupgHome: homedir });
+          const plain = await plainBytes({ bytes: stored?.bytes ?? Buffer.alloc(0) }, name, { gnupgHome: homedir });
           expect(plain.equals(bytes)).toBe(true);
           expect(await collect(strategy.list())).toMatchObject([{ name, compression, encryption: 'gpg' }]);
           // Nobody here could decrypt it: what it says of itself decides.

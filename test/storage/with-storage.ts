@@ -69,7 +69,8 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           digestJournal: journalPath,
           mode: 0o600,
           workers: 0,
-          compression: compression === null ? null : { compression, level: undefined, custom: undefined },
+          compression:
+            compression === null ? null : { compression, level: undefined, custom: (options.keys ?? keys).custom },
           encryption,
           keys: options.keys ?? keys,
           onNoHardLinks: () => undefined,
@@ -145,5 +146,5 @@ export async function plainOf(
   name: WalName,
 ): Promise<Buffer | null> {
   const stored = await strategy.read(name);
-  return stored === null ? null : plainBytes(stored.bytes, keys);
+  return stored === null ? null : plainBytes(stored, name, keys);
 }

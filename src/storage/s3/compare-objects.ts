@@ -4,7 +4,7 @@ import type { WalFileInfo } from '../../wal/wal-file-info.ts';
 import { walKind, type WalName } from '../../wal/wal-name.ts';
 import { anotherContent, differenceOf } from '../duplicate.ts';
 import type { ReadingKeys } from '../stored-content.ts';
-import { isAsWritten } from './get-object.ts';
+import { isAsWritten, type StoredObject } from './get-object.ts';
 import type { ObjectStore } from './object-store.ts';
 import { isS3Failure, S3Error } from './s3-failure.ts';
 import { formatS3Url, type WalRoot } from './wal-object-key.ts';
@@ -72,9 +72,9 @@ export class ObjectComparer {
   }
 
   async #compareBytes({ name, incoming }: Compared, key: string, info: WalFileInfo): Promise<ObjectComparison> {
-    let stored: Buffer | undefined;
+    let stored: StoredObject | null;
     try {
-      stored = (await this.#store.get(key, { signal: this.#signal }))?.bytes;
+      stored = await this.#store.get(key, { signal: this.#signal });
     } catch (error) {
       // This file must not keep the others waiting: what lies there does not get better.
       const isLost = isErrorCode(error, 'damaged') && !(error instanceof S3Error);
@@ -86,10 +86,16 @@ export class ObjectComparer {
         reason: `the archived copy ${url} ${why}, so that nobody can tell whether they are the same: ${error.message}`,
       };
     }
-    if (stored === undefined) return { result: 'absent' };
+    if (stored === null) return { result: 'absent' };
     const bytes = await incoming();
     if (bytes === null) return { result: 'changed' };
-    const reason = await differenceOf(name, bytes, stored, this.#keys, null);
+    const reason = await differenceOf(
+      name,
+      bytes,
+      { bytes: stored.bytes, said: async () => [info.compression] },
+      this.#keys,
+      null,
+    );
     return reason === null ? { result: 'same', info } : { result: 'different', reason };
   }
 }

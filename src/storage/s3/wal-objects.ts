@@ -60,7 +60,9 @@ export class WalObjects {
 
   async readKey(key: string): Promise<StoredWal | null> {
     const object = await this.#store.get(key, { signal: this.#signal });
-    return object === null ? null : { path: this.url(key), bytes: object.bytes, mtime: mtimeOf(object) };
+    if (object === null) return null;
+    const said = async (): Promise<(string | null)[]> => compressionsSaid(this.#root, object);
+    return { path: this.url(key), bytes: object.bytes, mtime: mtimeOf(object), said };
   }
 
   /** What the object says of itself; null only when there is certainly no such file. */
@@ -173,6 +175,13 @@ export function infoOf(root: WalRoot, name: WalName, facts: ObjectFacts): WalFil
     compression: compression === undefined ? (parseWalObjectKey(root, facts.key)?.compression ?? null) : compression,
     encryption: encryption ?? null,
   };
+}
+
+/** What the metadata and the key say of the compression, in this order. */
+function compressionsSaid(root: WalRoot, { metadata, key }: ObjectFacts): (string | null)[] {
+  const { compression } = parseWalObjectMetadata(metadata);
+  const ofKey = parseWalObjectKey(root, key)?.compression ?? null;
+  return compression === undefined ? [ofKey] : [compression, ofKey];
 }
 
 function mtimeOf({ metadata, modifiedMs }: ObjectFacts): number {
