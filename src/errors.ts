@@ -14,6 +14,7 @@ export type ErrorCode =
   | 'storage' // the destination can't be read or written
   | 'source' // where files are delivered can't be read or written; the destination can
   | 'conflict' // another content under the same name
+  | 'needed' // a backup needs what was to be deleted
   | 'locked' // somebody else holds the lock
   | 'hook' // a hook script stopped the pass
   | 'program' // an external program is missing or failed

@@ -1,9 +1,10 @@
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import type { CompressionSettings, CustomFilters } from './compression/codec.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
 import { isS3Location } from './config/values.ts';
 import type { WalHookSettings } from './hooks/wal-hooks.ts';
 import type { PostgresSettings } from './postgres/remote-status.ts';
+import type { BackupDirectories } from './retention/read-backups.ts';
 import type { S3Settings } from './storage/s3/s3-settings.ts';
 
 // What the parts of a server take instead of the configuration, which only server.ts knows.
@@ -89,6 +90,12 @@ export function s3Settings(server: ServerConfig, bucket: string, patience?: S3Pa
 /** Where an archive was before it became one in a bucket, by default. */
 export function localArchiveOf({ options }: ServerConfig): string | null {
   return isS3Location(options.wals_directory) ? join(options.backup_directory, 'wals') : null;
+}
+
+/** Where Barman's backups are described. */
+export function backupDirectories({ options }: ServerConfig): BackupDirectories {
+  const { basebackups_directory: base, backup_directory } = options;
+  return { base: isAbsolute(base) ? base : null, meta: join(backup_directory, 'meta') };
 }
 
 /** The hook scripts, by operation. */

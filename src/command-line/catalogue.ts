@@ -30,6 +30,7 @@ export function addCatalogue(command: AddCommand, execute: Execute): void {
     .option('--before-backup <label>', 'all that no backup from this backup label file (XXX.backup) on needs')
     .option('--older-than <duration>', 'all that were written longer ago, such as "4 WEEKS"')
     .option('-n, --dry-run', 'only tell what would be deleted')
+    .option('--force', 'also what a backup of Barman’s needs, or may need')
     .argument('<server>', 'name of a server')
     .action(async (name: string, options: DeleteWalsOptions, self: Command) =>
       execute(self, {

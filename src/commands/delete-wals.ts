@@ -2,6 +2,9 @@ import { findServer } from '../config/config.ts';
 import { interval } from '../config/values.ts';
 import { acquireLock } from '../durable/lock-file.ts';
 import { WalwardenError } from '../errors.ts';
+import { firstNeeded, isNeeded, neededWal } from '../retention/needed-wal.ts';
+import { readBackups } from '../retention/read-backups.ts';
+import { backupDirectories } from '../server-settings.ts';
 import { openServer, type Server } from '../server.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { parseWalName, walDirectory, walKind, walName, type WalName } from '../wal/wal-name.ts';
@@ -12,6 +15,7 @@ export interface DeleteWalsOptions {
   readonly beforeBackup?: string;
   readonly olderThan?: string;
   readonly dryRun?: boolean;
+  readonly force?: boolean;
 }
 
 /** After so many files their lines are dropped: each time the catalogue is written anew. */
@@ -19,19 +23,67 @@ const BATCH = 1000;
 
 /**
  * `delete-wals SERVER`: deletes archived files, oldest first. History files
- * stay: they are small, and needed to find a way between timelines.
+ * stay: they are small, and needed to find a way between timelines. What a backup
+ * of Barman's needs stays, too, unless `force` is given.
  */
 export async function deleteWals(context: CommandContext, name: string, options: DeleteWalsOptions): Promise<Report> {
   await using server = openServer(context.config, findServer(context.config, name), context.logger, context);
   const isOld = chooser(options);
   const doomed: WalFileInfo[] = [];
   for await (const info of server.catalogue.read()) if (isOld(info)) doomed.push(info);
+  const neededBy = await refuseWhatIsNeeded(server, doomed, options.force === true);
   const bytes = doomed.reduce((sum, { size }) => sum + size, 0);
   const dryRun = options.dryRun === true;
   const deleted: WalName[] = dryRun ? doomed.map((info) => info.name) : await deleteAll(server, doomed, context);
   const verb = dryRun ? 'Would delete' : 'Deleted';
   const text = `${verb} ${count(deleted.length, 'file')} of server ${name} (${formatBytes(bytes)})\n${dryRun ? deleted.map((wal) => `\t${wal}\n`).join('') : ''}`;
-  return { text, json: { server: name, dryRun, deleted } };
+  return { text, json: { server: name, dryRun, deleted, ...(neededBy.length === 0 ? {} : { neededBy }) } };
+}
+
+/** A backup that needs some of the files that are to be deleted. */
+interface Need {
+  readonly backup: string;
+  readonly first: WalName;
+  readonly files: number;
+}
+
+/** Backups that are named in an error; all are counted. */
+const NAMED = 5;
+
+/**
+ * Throws `needed` when a backup of Barman's needs what is to be deleted, or may
+ * need it; with `force` that is logged only, and returned.
+ */
+async function refuseWhatIsNeeded(server: Server, doomed: readonly WalFileInfo[], force: boolean): Promise<Need[]> {
+  const { name, config, logger } = server;
+  if (doomed.length === 0) return [];
+  const { ranges, unknown } = neededWal(await readBackups(backupDirectories(config)));
+  const needs = ranges.flatMap((range): Need[] => {
+    const needed = doomed.filter((info) => isNeeded(info.name, range));
+    const [first] = needed;
+    return first === undefined ? [] : [{ backup: range.backup, first: first.name, files: needed.length }];
+  });
+  const reasons = [
+    ...unknown.map(({ id, problem }) => `what backup ${id} needs is not known: ${problem}`),
+    ...needs.map(
+      ({ backup, first, files }) => `backup ${backup} needs ${count(files, 'file')} of them, from ${first} on`,
+    ),
+  ];
+  if (reasons.length === 0) return [];
+  const more = reasons.length > NAMED ? `; and ${reasons.length - NAMED} more` : '';
+  const why = `${count(doomed.length, 'file')} of ${name} were to be deleted, but ${reasons.slice(0, NAMED).join('; ')}${more}`;
+  if (force) {
+    logger.warn({ server: name, backups: needs.map(({ backup }) => backup) }, `${why}; --force deletes them`);
+    return needs;
+  }
+  const first = firstNeeded(ranges);
+  const less = first === null ? '' : `walwarden delete-wals --before ${first} ${name} deletes what no backup needs; `;
+  throw new WalwardenError('needed', `nothing is deleted: ${why}`, {
+    hint:
+      (unknown.length > 0
+        ? 'let barman list-backups and show-backup say what that backup is, and mend or delete it; '
+        : less) + 'to delete them nevertheless: --force',
+  });
 }
 
 function chooser(options: DeleteWalsOptions): (info: WalFileInfo) => boolean {

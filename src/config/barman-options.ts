@@ -76,6 +76,12 @@ export const BARMAN_OPTIONS = {
     '%(backup_directory)s/errors',
     'Where files go that can not be archived, with the reason.',
   ),
+  basebackups_directory: option(
+    'server',
+    text,
+    '%(backup_directory)s/base',
+    "Where Barman's backups are; delete-wals leaves the WAL that they need. In a bucket, they are those of which Barman has a backup.info in `meta` in backup_directory.",
+  ),
 
   // The server
   active: option('server+model', boolean, 'true', 'When off, nothing is archived or streamed; reading goes on.'),

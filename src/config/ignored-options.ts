@@ -32,7 +32,6 @@ export const IGNORED_OPTIONS = {
   barman_user: ignored('global', 'The user that Barman runs as.'),
   basebackup_retry_sleep: ignored(ALL, 'Backups: seconds between tries.'),
   basebackup_retry_times: ignored(ALL, 'Backups: tries after a failed copy.'),
-  basebackups_directory: ignored('server', 'Backups: where they are.'),
   cloud_staging_directory: ignored(ALL, 'Backups to a bucket: the directory of unfinished parts.'),
   cloud_staging_max_size: ignored(ALL, 'Backups to a bucket: the size of that directory.'),
   cloud_upload_max_archive_size: ignored(ALL, 'Backups to a bucket: the size of one archive.'),

@@ -56,6 +56,7 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   storage: 503,
   source: 503,
   conflict: 409,
+  needed: 409,
   locked: 503,
   hook: 503,
   program: 503,
