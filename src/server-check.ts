@@ -9,6 +9,7 @@ import { isErrorCode } from './errors.ts';
 import {
   checkArchiverErrors,
   checkQueue,
+  checkRefusedSegment,
   checkWalAge,
   describeFailure,
   describeGaps,
@@ -93,6 +94,7 @@ function stepsFor(look: Look): CheckStep[] {
   // Streaming goes first in Barman.
   const archivers = passive ? [] : server.archivers.toSorted((a) => (a instanceof StreamingWalArchiver ? -1 : 1));
   for (const archiver of archivers) steps.push({ name: archiver.name, run: (strategy) => archiver.check(strategy) });
+  steps.push({ name: 'refused WAL', run: (strategy) => checkRefused(look, strategy) });
   steps.push({ name: 'archiver errors', run: (strategy) => checkErrors(server, strategy) });
   return steps.filter((step) => step !== null);
 }
@@ -276,6 +278,16 @@ async function identityOf(
     path,
     options: options.separate ? ['wal_conninfo', 'wal_streaming_conninfo'] : ['conninfo', 'streaming_conninfo'],
   });
+}
+
+/** `refused WAL`: only when a segment is delivered again and again. */
+async function checkRefused({ server, now }: Look, strategy: CheckStrategy): Promise<void> {
+  strategy.initCheck('refused WAL');
+  for (const segment of await server.refused.repeated(now)) {
+    // It may have come in another way meanwhile.
+    if ((await server.catalogue.find(segment.name)) !== undefined) continue;
+    strategy.record([checkRefusedSegment(segment, server.name, now)]);
+  }
 }
 
 async function checkErrors(server: Server, strategy: CheckStrategy): Promise<void> {

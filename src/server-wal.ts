@@ -6,15 +6,15 @@ import type { Server } from './server.ts';
 // What delivering and finding WAL take of a server, whoever asks: a command or HTTP.
 
 export function depositParts(server: Server): DepositParts {
-  const { name, config, strategy, catalogue, errors, identity, keys } = server;
+  const { name, config, strategy, catalogue, errors, keys, refused } = server;
   return {
     server: name,
     incoming: config.options.incoming_wals_directory,
     strategy,
     catalogue,
     errors,
-    identity,
     keys,
+    refused,
   };
 }
 

@@ -3,9 +3,11 @@ import { ErrorsDirectory } from './archiver/errors-directory.ts';
 import { FailedPasses } from './archiver/failed-passes.ts';
 import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
 import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiver/identity.ts';
+import { RefusedSegments } from './archiver/refused-segments.ts';
 import { plainSegmentSize, RememberedSegmentSize } from './archiver/segment-size.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { Told } from './archiver/told.ts';
+import { UnknownMagics } from './archiver/unknown-magics.ts';
 import { KnownCatalogue } from './archiver/known-catalogue.ts';
 import type { ArchiveObserver, ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
@@ -52,6 +54,8 @@ export interface Server extends AsyncDisposable {
   /** Why the last passes of archive-wal, whichever process made them, ended early. */
   readonly failures: FailedPasses;
   readonly identity: SystemIdentity;
+  /** Segments that were delivered and refused for a page that is broken. */
+  readonly refused: RefusedSegments;
   readonly archivers: readonly WalArchiver[];
   readonly postgres: PostgresSettings;
   /** What PostgreSQL says over the connections in use; asked for once in the life of this object, and never rejects. */
@@ -145,6 +149,7 @@ export function openServer(
     (problem) => logger.debug({ server: name }, problem),
   );
   const errors = new ErrorsDirectory(options.errors_directory, inBackups('.errors'));
+  const refused = new RefusedSegments(inBackups('.refused'), name, logger);
   const failures = new FailedPasses(inBackups('.archive-wal.json'), name, logger);
   const identity = new SystemIdentity(
     inBackups('identity.json'),
@@ -158,6 +163,7 @@ export function openServer(
     },
     logger,
   );
+  const unknownMagics = new UnknownMagics(inBackups('.unknown-magics.json'), name, logger);
   const strategy = createStrategy(
     server,
     {
@@ -172,7 +178,12 @@ export function openServer(
         drain,
         kill,
       }),
-      accept: (systemIdentifier, majorVersion) => identity.accept(systemIdentifier, majorVersion),
+      accept: async ({ systemIdentifier, majorVersion, magic }) => {
+        const foreign = await identity.accept(systemIdentifier, majorVersion);
+        if (foreign === null && majorVersion === null) await unknownMagics.tell(magic);
+        return foreign;
+      },
+      rules: async () => ({ opaque: null, asTheyAre: await refused.takenAsTheyAre() }),
     },
     keys,
     logger,
@@ -339,6 +350,7 @@ export function openServer(
     errors,
     failures,
     identity,
+    refused,
     archivers,
     postgres,
     getRemoteStatus,

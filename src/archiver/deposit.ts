@@ -6,12 +6,14 @@ import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
+import { sha256 } from '../storage/sha256.ts';
 import type { ReadingKeys } from '../storage/stored-content.ts';
+import { judgeForTaking } from '../storage/taking.ts';
 import type { Comparison, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import type { WalName } from '../wal/wal-name.ts';
+import { parseWalName, type WalName } from '../wal/wal-name.ts';
 import type { ErrorsDirectory } from './errors-directory.ts';
-import type { SystemIdentity } from './identity.ts';
+import type { RefusedSegments } from './refused-segments.ts';
 
 export interface DepositParts {
   readonly server: string;
@@ -19,8 +21,8 @@ export interface DepositParts {
   readonly strategy: WalStorageStrategy;
   readonly catalogue: { find(name: WalName): Promise<WalFileInfo | undefined> };
   readonly errors: ErrorsDirectory;
-  readonly identity: SystemIdentity;
   readonly keys: ReadingKeys;
+  readonly refused: RefusedSegments;
 }
 
 /** `conflict`: another content is there under this name; a copy of this one is in errors. */
@@ -34,15 +36,35 @@ export type Deposited =
  * by what is in it.
  */
 export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: Buffer): Promise<void> {
-  const { verdict } = await unpackDelivered(bytes, name, parts.keys);
-  const refuse = (reason: string): WalwardenError =>
+  const parsed = parseWalName(name);
+  if (parsed === undefined) throw new WalwardenError('invalid-wal-name', `not the name of a WAL file: ${name}`);
+  const { accept, rules } = parts.strategy.parts;
+  const { plain, verdict: first } = await unpackDelivered(bytes, name, parts.keys);
+  const verdict = judgeForTaking(parsed, plain, await rules(), first);
+  const refuse = (reason: string, hint = 'PostgreSQL keeps the file and tries again'): WalwardenError =>
     new WalwardenError('invalid-wal', `refused ${name} for server ${parts.server}: ${reason}`, {
-      hint: 'nothing was stored; PostgreSQL keeps the file and tries again',
+      hint: `nothing was stored; ${hint}`,
     });
-  if (verdict.verdict !== 'valid') throw refuse(verdict.reason);
+  if (verdict.verdict !== 'valid') {
+    // What an archive took before all pages were looked at is there already, and is so again.
+    const broken = verdict.verdict === 'invalid' && verdict.broken !== undefined;
+    if (!broken) throw refuse(verdict.reason);
+    if ((await compareEverywhere(parts, name, bytes)).result === 'same') return;
+    const times = await parts.refused.record(name, sha256(plain), verdict.reason);
+    throw times === 1 ? refuse(verdict.reason) : refuse(verdict.reason, asItIs(parts.server, name));
+  }
   if (verdict.header === null) return;
-  const foreign = await parts.identity.accept(verdict.header.systemIdentifier, verdict.header.majorVersion);
+  const foreign = await accept(verdict.header);
   if (foreign !== null) throw refuse(foreign);
+  await parts.refused.forget(name);
+}
+
+/** What leads out when the damage is in pg_wal itself. */
+function asItIs(server: string, name: WalName): string {
+  return (
+    'it came before with the same content, so it is damaged in pg_wal itself, which fills up; ' +
+    `to have it archived as it is: walwarden errors resolve --as-it-is ${server} ${name}`
+  );
 }
 
 /**

@@ -168,7 +168,7 @@ async function look(
 
   let verdict: Verdict | null = null;
   if (isSegment && !compressed) {
-    verdict = judgeSegment(parsed, head, size);
+    verdict = judgeSegment(parsed, head, size, null);
     // A segment says itself how long it will be, so neither answer needs a second look.
     if (verdict.verdict === 'valid') return { state: 'ready', wal: { ...wal, plain: true } };
     if (verdict.verdict === 'incomplete') return { state: 'incomplete', reason: verdict.reason, changedMs };

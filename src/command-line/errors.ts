@@ -35,13 +35,17 @@ export function addErrors(program: Command, execute: Execute): void {
       '--accept-identity',
       'after pg_upgrade: take the system identifier of this file, or without one that of the connected server, as ours',
     )
+    .option(
+      '--as-it-is',
+      'archive a segment of which a page is broken, for want of a whole copy: this file, or one that is delivered again and again and refused',
+    )
     .argument('<server>', 'name of a server')
     .argument('[file]', 'one file; all when absent')
     .action(
       async (
         name: string,
         file: string | undefined,
-        options: { keepAside?: boolean; acceptIdentity?: boolean },
+        options: { keepAside?: boolean; acceptIdentity?: boolean; asItIs?: boolean },
         self: Command,
       ) =>
         execute(self, {

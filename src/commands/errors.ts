@@ -9,10 +9,11 @@ import { openServer, type Server } from '../server.ts';
 import { claimPath } from '../storage/claim.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
 import { plainBytes } from '../storage/stored-content.ts';
+import { judgeForTaking } from '../storage/taking.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
-import { judgeContent } from '../wal/verify.ts';
 import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
 import { acceptConnectedIdentity } from './accept-identity.ts';
+import { takeFileAsItIs, takeRefusedAsItIs } from './as-it-is.ts';
 import { count, type CommandContext, type Report } from './command.ts';
 
 /** What a file in errors turns out to be, compared with the archive. */
@@ -22,15 +23,26 @@ type Finding =
   | { readonly state: 'archivable'; readonly wal: WalName; readonly text: string; readonly advice?: string }
   /** A partial file of which the archive (`wal`) has every byte; null: it has none. */
   | { readonly state: 'superfluous'; readonly wal: WalName | null; readonly text: string }
+  /** A segment whose first page is right, and a later one isn't. */
+  | { readonly state: 'broken'; readonly wal: WalName; readonly text: string }
   | { readonly state: 'foreign'; readonly wal: WalName; readonly header: LongPageHeader; readonly text: string }
   | { readonly state: 'different' | 'unusable'; readonly text: string; readonly advice?: string };
 
 type State = Finding['state'];
 
+/** What a person says about one file. */
+export interface ResolveOptions {
+  readonly keepAside?: boolean;
+  readonly acceptIdentity?: boolean;
+  readonly asItIs?: boolean;
+}
+
 const ADVICE: Record<State, string> = {
   identical: 'the archive has the same content: resolve drops this copy',
   superfluous: 'the archive has all that it holds: resolve drops it',
   archivable: 'it is valid and not archived: resolve archives it again',
+  broken:
+    'it may be the only copy: look in pg_wal of the server, and of its standbys, for a whole one, and deliver that; without one: resolve --as-it-is, with its name, archives this one as it is',
   foreign:
     'if that is our own cluster after pg_upgrade: resolve --accept-identity, with its name; else find out who delivers here',
   different:
@@ -93,10 +105,13 @@ export async function resolveErrors(
   context: CommandContext,
   name: string,
   file: string | undefined,
-  options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean },
+  options: ResolveOptions,
 ): Promise<Report> {
-  if (options.keepAside === true && file === undefined) {
-    throw new WalwardenError('usage', '--keep-aside needs the name of one file');
+  for (const [given, option] of [
+    [options.keepAside, '--keep-aside'],
+    [options.asItIs, '--as-it-is'],
+  ] as const) {
+    if (given === true && file === undefined) throw new WalwardenError('usage', `${option} needs the name of one file`);
   }
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
   await using _lock = await server.lockArchive();
@@ -104,18 +119,27 @@ export async function resolveErrors(
   const accepted = options.acceptIdentity === true && file === undefined ? await acceptConnectedIdentity(server) : null;
   if (accepted !== null) context.logger.warn({ server: name }, accepted);
   const done: { entry: string; action: string; resolved: boolean }[] = [];
-  for (const chosen of await choose(server, file)) {
-    const finding = await examine(server, chosen);
-    const { resolved, action } = await resolve(server, chosen, finding, file === undefined ? null : options);
-    context.logger.info({ server: name, file: chosen.entry, resolved }, `${chosen.entry}: ${action}`);
-    done.push({ entry: chosen.entry, action, resolved });
-  }
+  if (options.asItIs === true && file !== undefined && !(await isThere(server, file))) {
+    const action = await takeRefusedAsItIs(server, file);
+    context.logger.warn({ server: name, wal: file }, `${file}: ${action}`);
+    done.push({ entry: file, action, resolved: true });
+  } else
+    for (const chosen of await choose(server, file)) {
+      const finding = await examine(server, chosen);
+      const { resolved, action } = await resolve(server, chosen, finding, file === undefined ? null : options);
+      context.logger.info({ server: name, file: chosen.entry, resolved }, `${chosen.entry}: ${action}`);
+      done.push({ entry: chosen.entry, action, resolved });
+    }
   const open = done.filter(({ resolved }) => !resolved).length;
   const text =
     (accepted === null ? '' : `Server ${name}: ${accepted}\n`) +
     done.map(({ entry, action }) => `\t${JSON.stringify(entry)}: ${action}\n`).join('') +
     `Server ${name}: ${count(done.length - open, 'file')} resolved, ${open} left\n`;
   return { text, json: { server: name, accepted, files: done }, exitCode: open === 0 ? 0 : 1 };
+}
+
+async function isThere(server: Server, file: string): Promise<boolean> {
+  return (await server.errors.list()).some(({ entry }) => entry === file);
 }
 
 async function choose(server: Server, file: string | undefined): Promise<ErrorFile[]> {
@@ -158,7 +182,9 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
     if (superfluous !== null) return superfluous;
   }
   if (comparison.result === 'different') return difference(server, parsed, bytes, comparison.reason);
-  const verdict = judgeContent(parsed, plain);
+  const verdict = judgeForTaking(parsed, plain, await server.strategy.parts.rules());
+  if (verdict.verdict === 'invalid' && verdict.broken !== undefined)
+    return { state: 'broken', wal: parsed.name, text: verdict.reason };
   if (verdict.verdict !== 'valid') return { state: 'unusable', text: `it is not valid: ${verdict.reason}` };
   const identity = await server.identity.current();
   const own = identityIn(verdict.header);
@@ -214,7 +240,7 @@ async function resolve(
   file: ErrorFile,
   finding: Finding,
   /** Null when nobody named this file. */
-  options: { readonly keepAside?: boolean; readonly acceptIdentity?: boolean } | null,
+  options: ResolveOptions | null,
 ): Promise<{ resolved: boolean; action: string }> {
   if (options?.keepAside === true) {
     const kept = await server.errors.keepAside(file);
@@ -232,6 +258,10 @@ async function resolve(
     }
     case 'archivable':
       if (options === null && finding.advice !== undefined) break;
+      return archiveAgain(server, file, finding.wal);
+    case 'broken':
+      if (options?.asItIs !== true) break;
+      await takeFileAsItIs(server, file, finding.wal);
       return archiveAgain(server, file, finding.wal);
     case 'foreign': {
       if (options?.acceptIdentity !== true) break;

@@ -192,3 +192,24 @@ export function checkArchiverErrors(names: readonly string[], summary: string | 
   if (failures.length === 0) return { check, ok: true, hint: summary };
   return { check, ok: false, hint: `${summary ?? ''}; see: walwarden errors explain ${server}` };
 }
+
+/** A segment that was delivered and refused more than once; the time is in milliseconds since the epoch. */
+export interface RefusedFacts {
+  readonly name: string;
+  readonly reason: string;
+  readonly times: number;
+  readonly last: number;
+}
+
+/** `refused WAL`: what is broken in pg_wal itself is refused for ever, and no segment after it comes. */
+export function checkRefusedSegment(
+  { name, reason, times, last }: RefusedFacts,
+  server: string,
+  now: number,
+): CheckResult {
+  const hint =
+    `${name} was refused ${count(times, 'time')} with the same content, last ${formatMoment(last, now)}: ${reason}; ` +
+    'PostgreSQL keeps it and all that follows in pg_wal, which fills up; ' +
+    `to have it archived as it is (no recovery goes past that page then): walwarden errors resolve --as-it-is ${server} ${name}`;
+  return { check: 'refused WAL', ok: false, hint };
+}

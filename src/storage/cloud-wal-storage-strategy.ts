@@ -132,7 +132,8 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     return Promise.resolve({ wal, temporary: null });
   }
 
-  override async stage({ wal }: PreparedWal, expected: number): Promise<StageResult> {
+  override async stage(prepared: PreparedWal, expected: number): Promise<StageResult> {
+    const { wal } = prepared;
     const { compression, encryption } = this.#settings;
     this.#store.warmUp();
     const size = Number(wal.identity.size);
@@ -141,7 +142,9 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     try {
       // The rare giants are not kept, nor is what is no WAL file given memory before anybody has looked at it.
       const memory = size <= LARGEST_SPARE ? this.#spare.take(roomFor(size, this.#settings)) : null;
-      const task = { name: wal.name, source: wal.path, identity: wal.identity, compression, encryption, memory };
+      const rules = await this.rulesFor(prepared);
+      const source = { name: wal.name, source: wal.path, identity: wal.identity, rules };
+      const task = { ...source, compression, encryption, memory };
       const result = await this.#stagers.for(expected).pack(task);
       if (result.outcome === 'staged') held = memory === null ? result.storedSize : size;
       return result;

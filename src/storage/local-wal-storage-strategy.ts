@@ -144,7 +144,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   override async stage(prepared: PreparedWal, expected: number): Promise<StageResult> {
     const { wal, temporary } = prepared;
     const { mode, compression, encryption } = this.#settings;
-    const task = { name: wal.name, source: wal.path, identity: wal.identity, temporary, mode, compression, encryption };
+    const rules = await this.rulesFor(prepared);
+    const source = { name: wal.name, source: wal.path, identity: wal.identity, rules };
+    const task = { ...source, temporary, mode, compression, encryption };
     const stager = this.#stagers.for(expected);
     const result = await stager.stage(task);
     if (result.outcome !== 'failed' || result.errno !== 'ENOENT' || temporary === null) return result;

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
+import { readSource } from './sources.ts';
 import type { StageResult } from './staged.ts';
 import type {
   CommitResult,
@@ -185,9 +186,18 @@ export class SavePipeline {
 
   async #stage(prepared: PreparedWal): Promise<StageResult> {
     const began = performance.now();
-    const result = await this.#strategy.stage(prepared, this.#expected);
+    let result = await this.#strategy.stage(prepared, this.#expected);
+    if (result.outcome === 'invalid' && result.broken === true && (await this.#isArchived(prepared.wal))) {
+      result = await this.#strategy.stage({ ...prepared, archivedAsItIs: true }, this.#expected);
+    }
     this.#options.observer?.staged((performance.now() - began) / 1000);
     return result;
+  }
+
+  /** An archive may have taken a segment before all of its pages were looked at. */
+  async #isArchived(wal: WaitingWal): Promise<boolean> {
+    const bytes = await readSource(wal);
+    return bytes !== null && (await this.#strategy.compare(wal.name, bytes)).result === 'same';
   }
 
   /** In WAL order, though they are staged in any: the first of all may decide whose archive this is. */
@@ -204,8 +214,10 @@ export class SavePipeline {
 
   /** Does it belong here? */
   async #admit(staged: StageResult): Promise<StageResult> {
-    if (staged.outcome !== 'staged' || staged.systemIdentifier === null) return staged;
-    const foreign = await this.#strategy.parts.accept(staged.systemIdentifier, staged.majorVersion);
+    if (staged.outcome !== 'staged') return staged;
+    const { systemIdentifier, majorVersion, magic } = staged;
+    if (systemIdentifier === null || magic === null) return staged;
+    const foreign = await this.#strategy.parts.accept({ systemIdentifier, majorVersion, magic });
     return foreign === null ? staged : { outcome: 'invalid', reason: foreign };
   }
 

@@ -1,6 +1,7 @@
 import type { CompressionName, CompressionSettings } from '../compression/codec.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import type { FileIdentity } from './file-identity.ts';
+import type { TakingRules } from './taking.ts';
 
 /** What every kind of staging is told of a file; a plain record, so that it crosses threads. */
 export interface TransformTask {
@@ -9,6 +10,7 @@ export interface TransformTask {
   readonly identity: FileIdentity;
   readonly compression: CompressionSettings | null;
   readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
+  readonly rules: TakingRules;
 }
 
 /** What packing is told of a file. */
@@ -26,6 +28,7 @@ export interface StagedFacts {
   /** Of a segment's first page; null for backup labels and history files. */
   readonly systemIdentifier: bigint | null;
   readonly majorVersion: number | null;
+  readonly magic: number | null;
   /** In bytes. */
   readonly segmentSize: number | null;
   /** SHA-256 of the plain and of the stored bytes, where somebody needs them: of encrypted files, and of packed ones. */
@@ -36,7 +39,12 @@ export interface StagedFacts {
 
 export type StageFailure =
   /** The file is not what its name promises (`invalid`), or not whole yet (`incomplete`). */
-  | { readonly outcome: 'invalid' | 'incomplete'; readonly reason: string }
+  | {
+      readonly outcome: 'invalid' | 'incomplete';
+      readonly reason: string;
+      /** The first page is right, and a later one isn't. */
+      readonly broken?: boolean | undefined;
+    }
   /** The source went away or changed while we read it: a new arrival, for the next pass. */
   | { readonly outcome: 'changed'; readonly reason: string }
   /** The source's own inode can't be trusted to be durable: stage it again, by copying. */

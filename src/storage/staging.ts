@@ -4,12 +4,13 @@ import type { CompressionName, Compressor } from '../compression/codec.ts';
 import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
 import { copyAsOurs } from '../durable/durable-file.ts';
 import { errnoOf, messageOf } from '../errors.ts';
-import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
+import { judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
 import { parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { isStill, readFully, readHead, withSource } from './open-source.ts';
 import type { StagedFacts, StageFailure, StageResult, TransformTask } from './staged.ts';
-import { factsOf, transform, turn } from './transform.ts';
+import { judgeOpenSegment } from './taking.ts';
+import { factsOf, stageFailureOf, transform, turn } from './transform.ts';
 
 export interface StageTask extends TransformTask {
   /** Where the stored bytes are prepared; null leaves the source to be linked as it is. */
@@ -82,29 +83,30 @@ async function transformFile(
 ): Promise<StageFailure | WrittenTemporary> {
   const parsed = parseWalName(task.name);
   if (parsed === undefined) return { outcome: 'invalid', reason: 'not the name of a WAL file' };
-  const verdict = judgeSegment(parsed, head, Number(task.identity.size));
-  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  const verdict = await judgeOpenSegment(parsed, { fd, head, size: Number(task.identity.size) }, task.rules);
+  if (verdict.verdict !== 'valid') return stageFailureOf(verdict);
   const handle = await createTemporary(task, temporary, fd, (created) => compressFile(fd, created.fd));
   if (handle === null) return { outcome: 'changed', reason: 'it changed while it was compressed' };
   const { size } = fstatSync(handle.fd);
   return { temporary: handle, facts: untouched(verdict, size, task.compression?.compression ?? null) };
 }
 
-/** No compression and no encryption: the bytes need not pass through us, only their head is judged. */
+/** No compression and no encryption: the bytes need not pass through us, they are only judged. */
 async function stageUntouched(task: StageTask, fd: number, head: Buffer): Promise<StageResult> {
   const size = Number(task.identity.size);
   const parsed = parseWalName(task.name);
   if (parsed === undefined) return { outcome: 'invalid', reason: 'not the name of a WAL file' };
   let verdict: Verdict;
   if (isSegment(task.name)) {
-    verdict = judgeSegment(parsed, head, size);
+    verdict = await judgeOpenSegment(parsed, { fd, head, size }, task.rules);
   } else {
     // One byte more than such a file may have is enough to see that it is none.
     const content = Buffer.alloc(Math.min(size, MAX_TEXT_FILE_SIZE + 1));
     readFully(fd, content);
     verdict = judgeTextFile(parsed, content);
   }
-  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  if (verdict.verdict !== 'valid') return stageFailureOf(verdict);
+  if (!isStill(task, fd)) return { outcome: 'changed', reason: 'it changed while it was read' };
   if (task.temporary === null) {
     try {
       await syncSource(fd, task.mode);

@@ -4,11 +4,12 @@ import { decompress } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
 import { MAX_DELIVERED_SIZE } from '../durable/delivered-file.ts';
 import { isErrorCode } from '../errors.ts';
-import { judgeContent, type Verdict } from '../wal/verify.ts';
+import type { Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName } from '../wal/wal-name.ts';
 import { readFully, SourceFault } from './open-source.ts';
 import { sha256 } from './sha256.ts';
 import type { StagedFacts, StageFailure, TransformTask } from './staged.ts';
+import { judgeForTaking } from './taking.ts';
 
 /**
  * What one thread does with bytes in memory, it does for one file at a time:
@@ -62,7 +63,7 @@ export async function transform(
   const plain = await openCompressed(task, content, arrived);
   if (!Buffer.isBuffer(plain)) return plain;
   const verdict = judge(task, plain);
-  if (verdict.verdict !== 'valid') return { outcome: verdict.verdict, reason: verdict.reason };
+  if (verdict.verdict !== 'valid') return stageFailureOf(verdict);
   const digest = wantsDigests ? sha256(plain) : null;
   // What arrives compressed is stored as it is.
   const packed =
@@ -77,6 +78,11 @@ export async function transform(
   return { outcome: 'transformed', stored, plainSize: plain.length, facts };
 }
 
+export function stageFailureOf(verdict: Exclude<Verdict, { verdict: 'valid' }>): StageFailure {
+  const broken = verdict.verdict === 'invalid' && verdict.broken !== undefined;
+  return { outcome: verdict.verdict, reason: verdict.reason, broken };
+}
+
 export function factsOf(
   verdict: Extract<Verdict, { verdict: 'valid' }>,
   stored: Pick<StagedFacts, 'storedSize' | 'compression' | 'encryption' | 'digests'>,
@@ -85,6 +91,7 @@ export function factsOf(
     outcome: 'staged',
     systemIdentifier: verdict.header?.systemIdentifier ?? null,
     majorVersion: verdict.header?.majorVersion ?? null,
+    magic: verdict.header?.magic ?? null,
     segmentSize: verdict.header?.segmentSize ?? null,
     ...stored,
   };
@@ -94,7 +101,7 @@ function judge(task: TransformTask, plain: Buffer): Verdict {
   const parsed = parseWalName(task.name);
   return parsed === undefined
     ? { verdict: 'invalid', reason: 'not the name of a WAL file' }
-    : judgeContent(parsed, plain);
+    : judgeForTaking(parsed, plain, task.rules);
 }
 
 /** The plain bytes, or why a file that arrived compressed gives none. */

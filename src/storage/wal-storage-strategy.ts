@@ -1,10 +1,12 @@
 import type { WalHooks } from '../hooks/wal-hooks.ts';
+import type { LongPageHeader } from '../wal/page-header.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { SavePipeline } from './save-pipeline.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
 import type { Said } from './stored-content.ts';
+import type { TakingRules } from './taking.ts';
 
 /** A file that waits to be archived, as its directory showed it. */
 export interface WaitingWal {
@@ -80,13 +82,18 @@ export interface CatalogueLines {
   ensure(infos: readonly WalFileInfo[], options?: { readonly thorough?: boolean }): Promise<void>;
 }
 
+/** Whose WAL a segment is, by its first page. */
+export type WalOrigin = Pick<LongPageHeader, 'systemIdentifier' | 'majorVersion' | 'magic'>;
+
 /** Decides whether a segment belongs to this server: null, or the reason why not. */
-export type AcceptSystem = (systemIdentifier: bigint, majorVersion: number | null) => Promise<string | null>;
+export type AcceptSystem = (origin: WalOrigin) => Promise<string | null>;
 
 export interface StrategyParts {
   readonly catalogue: CatalogueLock;
   readonly hooks: WalHooks;
   readonly accept: AcceptSystem;
+  /** Asked for each file: a person may change them meanwhile. */
+  readonly rules: () => Promise<TakingRules>;
 }
 
 /** A file on its way: claimed or not, with the place where its stored bytes are prepared. */
@@ -95,6 +102,8 @@ export interface PreparedWal {
   readonly temporary: string | null;
   /** The claim was made when this was prepared; any other was there before, and is not ours to give up. */
   readonly claimedNow?: true | undefined;
+  /** A page of it is broken, and it is archived with the same content: a duplicate like any other. */
+  readonly archivedAsItIs?: true | undefined;
 }
 
 export interface StagedWal extends PreparedWal {
@@ -159,6 +168,12 @@ export abstract class WalStorageStrategy {
 
   /** Chooses how a file will be stored; may claim it. `copy` keeps the source's inode out of the archive. */
   abstract prepare(wal: WaitingWal, options: { readonly copy: boolean }): Promise<PreparedWal>;
+
+  /** How a file is to be judged. */
+  protected async rulesFor(prepared: PreparedWal): Promise<TakingRules> {
+    const rules = await this.parts.rules();
+    return prepared.archivedAsItIs === true ? { ...rules, asTheyAre: 'any' } : rules;
+  }
 
   /** Everything slow that needs only the file. Nothing becomes visible. */
   abstract stage(prepared: PreparedWal, expected: number): Promise<StageResult>;

@@ -1,4 +1,4 @@
-import { hexOfMagic, type LongPageHeader } from './page-header.ts';
+import { hexOfMagic, isBlockSize, type LongPageHeader } from './page-header.ts';
 
 /** Where a segment breaks the rule that its pages are its own up to the end of its WAL, and from there on not any more. */
 export interface BrokenPage {
@@ -59,6 +59,9 @@ export class PageReader {
     this.#lower = Number(header.pageAddress & 0xffff_ffffn);
     this.#timeline = header.timeline;
     this.#end = header.blockSize;
+    if (isBlockSize(header.blockSize)) return;
+    const reason = `its first page declares a block size of ${header.blockSize} bytes, expected a power of two from 1 to 64 KiB`;
+    this.#broken = { offset: 0, page: 0, reason };
   }
 
   /** The next piece of the file; `at` is its offset, and a multiple of the block size, as its length is. */

@@ -1,4 +1,5 @@
 import { decodeLongPageHeader, LONG_PAGE_HEADER_SIZE, type LongPageHeader } from './page-header.ts';
+import { PageReader, type BrokenPage } from './pages.ts';
 import { parseTimelineHistory } from './timeline-history.ts';
 import { isSegmentSize, segmentStart, segmentsPerLog, type ParsedWalName } from './wal-name.ts';
 import { messageOf } from '../errors.ts';
@@ -10,7 +11,12 @@ import { messageOf } from '../errors.ts';
 export type Verdict =
   | { readonly verdict: 'valid'; readonly header: LongPageHeader | null }
   | { readonly verdict: 'incomplete'; readonly reason: string }
-  | { readonly verdict: 'invalid'; readonly reason: string };
+  | {
+      readonly verdict: 'invalid';
+      readonly reason: string;
+      /** The first page is right, and this one is why the segment isn't taken. */
+      readonly broken?: BrokenPage | undefined;
+    };
 
 const incomplete = (reason: string): Verdict => ({ verdict: 'incomplete', reason });
 const invalid = (reason: string): Verdict => ({ verdict: 'invalid', reason });
@@ -18,16 +24,29 @@ const invalid = (reason: string): Verdict => ({ verdict: 'invalid', reason });
 /** Small files are read whole to be judged; PostgreSQL's are a few hundred bytes. */
 export const MAX_TEXT_FILE_SIZE = 1024 * 1024;
 
+/** WAL whose headers can't be read (`verify_wal_header = off`), because they are encrypted, say. */
+export interface OpaqueWal {
+  /** What the server says of its segments, in bytes; null while it is not known. */
+  readonly segmentSize: number | null;
+}
+
 /**
  * Judges a segment (or a partial one, which PostgreSQL and pg_receivewal pad to
- * full size) by its first page and its size in bytes.
+ * full size) by its first page and its size in bytes. That is all that is asked
+ * of WAL that is handed out: PostgreSQL judges the rest.
  *
  * A page's timeline may be an ancestor's: after a promotion, the segment that
  * holds the switch point begins with a page of the old timeline. Ancestors are
  * not looked up, because a history file may be missing or come later; a page of
  * a later timeline than the name's is impossible.
  */
-export function judgeSegment(parsed: ParsedWalName, head: Buffer, size: number): Verdict {
+export function judgeSegment(
+  parsed: ParsedWalName,
+  head: Buffer,
+  size: number,
+  opaque: OpaqueWal | null = null,
+): Verdict {
+  if (opaque !== null) return judgeSize(parsed, size, opaque);
   if (size < LONG_PAGE_HEADER_SIZE) return incomplete(`${size} bytes, less than a page header`);
   const decoded = decodeLongPageHeader(head);
   if (!decoded.ok) return invalid(decoded.reason);
@@ -54,6 +73,21 @@ export function judgeSegment(parsed: ParsedWalName, head: Buffer, size: number):
     return invalid(`${size} bytes, but its header declares segments of ${header.segmentSize} bytes`);
   }
   return { verdict: 'valid', header };
+}
+
+/** All that can be said of a segment without its header. */
+function judgeSize(parsed: ParsedWalName, size: number, { segmentSize }: OpaqueWal): Verdict {
+  if (segmentSize === null) {
+    return incomplete("the size of the server's segments is not known, and verify_wal_header is off");
+  }
+  if (parsed.segment >= segmentsPerLog(segmentSize)) {
+    return invalid(
+      `the server has segments of ${segmentSize} bytes, and with these no segment has the number of its name`,
+    );
+  }
+  if (size < segmentSize) return incomplete(`${size} of ${segmentSize} bytes`);
+  if (size > segmentSize) return invalid(`${size} bytes, and the server has segments of ${segmentSize} bytes`);
+  return { verdict: 'valid', header: null };
 }
 
 /** Judges the whole text of a backup label or a history file. */
@@ -93,9 +127,26 @@ function judgeBackupLabel(parsed: ParsedWalName, text: string): Verdict {
   return { verdict: 'valid', header: null };
 }
 
-/** Judges plain (decompressed) bytes of any kind of WAL file. */
-export function judgeContent(parsed: ParsedWalName, content: Buffer): Verdict {
+/** Judges plain (decompressed) bytes of any kind of WAL file, as {@link judgeSegment} does. */
+export function judgeContent(parsed: ParsedWalName, content: Buffer, opaque: OpaqueWal | null = null): Verdict {
   return parsed.kind === 'segment' || parsed.kind === 'partial'
-    ? judgeSegment(parsed, content, content.length)
+    ? judgeSegment(parsed, content, content.length, opaque)
     : judgeTextFile(parsed, content);
+}
+
+/**
+ * For the pages of a segment that is to be taken, once its first page was found
+ * valid; null where no more is asked: a partial segment may have holes after a
+ * power loss of the host that received it.
+ */
+export function readerOfPages(parsed: ParsedWalName, first: Verdict): PageReader | null {
+  if (first.verdict !== 'valid' || first.header === null || parsed.kind !== 'segment') return null;
+  return new PageReader(first.header, parsed.timeline);
+}
+
+/** The verdict on a segment that is to be taken, once its reader has seen all pages. */
+export function judgePages(first: Verdict, reader: PageReader | null): Verdict {
+  const broken = reader?.result.broken ?? null;
+  if (broken === null) return first;
+  return { verdict: 'invalid', reason: `it is no whole segment: ${broken.reason}`, broken };
 }

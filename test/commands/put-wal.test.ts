@@ -2,6 +2,7 @@ import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
+import { BROKEN_PAGE, brokenWal } from '../support/broken-wal.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import type { RunResult } from '../support/run.ts';
 import { deliveryOf, makeTar, sumsOf, type TarEntry } from './tar-stream.ts';
@@ -19,6 +20,20 @@ async function expectNothingKept(server: TestServer): Promise<void> {
   expect(await namesIn(server.incoming)).toEqual([]);
   expect(await namesIn(server.errors)).toEqual([]);
 }
+
+test.each<[string, (bytes: Buffer) => Buffer]>([
+  ['as it is', (bytes) => bytes],
+  ['compressed', (bytes) => gzipSync(bytes)],
+])('a segment whose later page is not its own is refused, %s, and the real one is taken then', async (_how, pack) =>
+  withServer({}, async (server) => {
+    const { name, bytes } = brokenWal({ segment: 1 });
+    const refused = await put(server, await deliveryOf([{ name, bytes: pack(bytes) }]));
+    expect(refused.status).toBe(1);
+    expect(refused.stderr).toContain(`refused ${name} for server main: it is no whole segment: ${BROKEN_PAGE}`);
+    await expectNothingKept(server);
+    expect(await put(server, await deliveryOf([file]))).toMatchObject({ status: 0, stderr: '' });
+  }),
+);
 
 describe.concurrent('takes', () => {
   test.each<[string, readonly TarEntry[]]>([

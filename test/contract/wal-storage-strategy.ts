@@ -18,6 +18,7 @@ import type {
 import type { WalFileInfo } from '../../src/wal/wal-file-info.ts';
 import { historyName, walDirectory } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
+import { BROKEN_PAGE, brokenWal } from '../support/broken-wal.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { arrive, linesOf, namesOf, plainOf, queueOf, saveAll, waiting } from '../storage/with-storage.ts';
 import { describeSourceHandling } from './source-handling.ts';
@@ -206,9 +207,31 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
         ]);
       }));
 
+    test.each<CompressionName | null>([null, 'gzip', 'xz'])(
+      'a segment with a hole in its middle is invalid, however it arrives (compression %s), and a partial one is not',
+      (compression) =>
+        withStorage(async (storage) => {
+          const { name, bytes } = brokenWal();
+          const delivered = compression === null ? bytes : await createCompressor({ compression }).compress(bytes);
+          const path = join(storage.incoming, name);
+          await writeFile(path, delivered);
+          await writeFile(`${path}.partial`, delivered);
+          const strategy = storage.open();
+          const files = [await waiting(path), await waiting(`${path}.partial`)];
+          expect(await saveAll(strategy, files)).toMatchObject([
+            { outcome: 'invalid', reason: expect.stringContaining(BROKEN_PAGE) },
+            { outcome: 'stored' },
+          ]);
+          expect(await strategy.read(name)).toBeNull();
+          expect(await readdir(storage.incoming)).toEqual([name]);
+        }),
+    );
+
     test('a segment of another cluster is invalid, with the reason', () =>
       withStorage(async (storage) => {
-        const strategy = storage.open({ accept: async (id, major) => (id === 7n ? `${SYSTEM} (${major})` : null) });
+        const strategy = storage.open({
+          accept: async ({ systemIdentifier: id, majorVersion }) => (id === 7n ? `${SYSTEM} (${majorVersion})` : null),
+        });
         const foreign = await arrive(storage.incoming, { segment: 1, systemIdentifier: 7n, major: 16 });
         const ours = await arrive(storage.incoming, { segment: 2 });
         expect(await saveAll(strategy, [foreign.wal, ours.wal])).toMatchObject([

@@ -12,7 +12,7 @@ test('segments are admitted in WAL order, whatever order they are staged in, and
     }
     const admitted: bigint[] = [];
     const strategy = open({
-      accept: async (systemIdentifier) => {
+      accept: async ({ systemIdentifier }) => {
         admitted.push(systemIdentifier);
         return null;
       },

@@ -153,7 +153,9 @@ describeS3(
           wals.push((await arrive(incoming, { ...LARGE, segment, systemIdentifier: 7n })).wal);
         }
         wals.push((await arrive(incoming, { ...LARGE, segment: 9 })).wal);
-        const strategy = open({ accept: async (id) => (id === 7n ? 'it is WAL of another cluster' : null) });
+        const strategy = open({
+          accept: async ({ systemIdentifier: id }) => (id === 7n ? 'it is WAL of another cluster' : null),
+        });
         const commit = strategy.commit.bind(strategy);
         let left = 1;
         strategy.commit = async (group) => {

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { STRICT } from '../../src/storage/taking.ts';
 import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import { CloudWalStorageStrategy, type CloudStorageSettings } from '../../src/storage/cloud-wal-storage-strategy.ts';
 import { ObjectStore } from '../../src/storage/s3/object-store.ts';
@@ -59,6 +60,7 @@ export async function withCloudStorage<T>(
           catalogue,
           hooks: { watches: () => true, before: GO_ON, after: GO_ON, ...hooks },
           accept: accept ?? (async () => null),
+          rules: async () => STRICT,
         },
         {
           root: ROOT,

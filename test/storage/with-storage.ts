@@ -1,5 +1,6 @@
 import { lstat, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { STRICT } from '../../src/storage/taking.ts';
 import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { recogniseCompression } from '../../src/compression/codecs.ts';
@@ -63,6 +64,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           catalogue,
           hooks: { watches: () => true, before: GO_ON, after: GO_ON, ...hooks },
           accept: accept ?? (async () => null),
+          rules: async () => STRICT,
         },
         {
           walsDirectory: home.wals,

@@ -24,12 +24,14 @@ describe('a segment', () => {
         bytes.writeBigUInt64LE(number * BigInt(size), 8);
         bytes.writeUInt32LE(size, 32);
         const name = parsed(segmentName(timeline, number, size));
-        expect(judgeSegment(name, bytes, size).verdict).toBe('valid');
-        expect(judgeSegment(name, bytes, size - 1).verdict).toBe('incomplete');
-        expect(judgeSegment(name, bytes, size + 1).verdict).toBe('invalid');
-        expect(judgeSegment(name, bytes.subarray(0, 8191), 39).verdict).toBe('incomplete');
+        expect(judgeSegment(name, bytes, size, null).verdict).toBe('valid');
+        expect(judgeSegment(name, bytes, size - 1, null).verdict).toBe('incomplete');
+        expect(judgeSegment(name, bytes, size + 1, null).verdict).toBe('invalid');
+        expect(judgeSegment(name, bytes.subarray(0, 8191), 39, null).verdict).toBe('incomplete');
         if (number > 0n) {
-          expect(judgeSegment(parsed(segmentName(timeline, number - 1n, size)), bytes, size).verdict).toBe('invalid');
+          expect(judgeSegment(parsed(segmentName(timeline, number - 1n, size)), bytes, size, null).verdict).toBe(
+            'invalid',
+          );
         }
       }),
     );
@@ -37,10 +39,10 @@ describe('a segment', () => {
 
   test('may begin with a page of an ancestor, but not of a later timeline', () => {
     const { bytes } = makeWal({ timeline: 3, segment: 8, pageTimeline: 1 });
-    expect(judgeContent(parsed(segmentName(3, 8n, MIB)), bytes)).toMatchObject({ verdict: 'valid' });
-    expect(judgeContent(parsed(`${segmentName(3, 8n, MIB)}.partial`), bytes)).toMatchObject({ verdict: 'valid' });
+    expect(judgeContent(parsed(segmentName(3, 8n, MIB)), bytes, null)).toMatchObject({ verdict: 'valid' });
+    expect(judgeContent(parsed(`${segmentName(3, 8n, MIB)}.partial`), bytes, null)).toMatchObject({ verdict: 'valid' });
     const later = makeWal({ timeline: 3, segment: 8, pageTimeline: 4 }).bytes;
-    expect(judgeContent(parsed(segmentName(3, 8n, MIB)), later)).toMatchObject({
+    expect(judgeContent(parsed(segmentName(3, 8n, MIB)), later, null)).toMatchObject({
       verdict: 'invalid',
       reason: 'its first page is of timeline 4, and its name of timeline 3',
     });
@@ -54,7 +56,7 @@ describe('a segment', () => {
   ])('with %s is invalid, and the reason says so', (_what, spoil, reason) => {
     const { name, bytes } = makeWal({ segment: 1 });
     spoil(bytes);
-    const verdict = judgeContent(parsed(name), bytes);
+    const verdict = judgeContent(parsed(name), bytes, null);
     expect(verdict).toMatchObject({ verdict: 'invalid', reason: expect.stringMatching(reason) });
   });
 });

@@ -7,6 +7,7 @@ import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { sha256 } from '../../../src/storage/sha256.ts';
 import { namesIn } from '../../commands/with-server.ts';
+import { BROKEN_PAGE, brokenWal } from '../../support/broken-wal.ts';
 import { makeWal, writeWal } from '../../support/make-wal.ts';
 import { until } from '../../support/poll.ts';
 import { jsonOf, withHttp, type TestHttp } from './with-http.ts';
@@ -102,6 +103,18 @@ describe.concurrent('PUT of a WAL file', () => {
       await expectNothingKept(server);
     }),
   );
+
+  test('is 422 for a segment with zeros in its middle, naming page and offset, and 201 for the real one then', () =>
+    withHttp({}, async (server) => {
+      for (const bytes of [brokenWal().bytes, gzipSync(brokenWal().bytes)]) {
+        const answer = await server.put(wal.name, bytes);
+        expect(answer.status).toBe(422);
+        expect(jsonOf(answer)).toMatchObject({ error: { message: expect.stringContaining(BROKEN_PAGE) } });
+      }
+      await expectNothingKept(server);
+      expect((await server.put(wal.name, wal.bytes)).status).toBe(201);
+      expect((await server.put(`${wal.name}.partial`, brokenWal().bytes)).status).toBe(201);
+    }));
 
   test('is 422 for WAL of another cluster, and for a wrong checksum', () =>
     withHttp({}, async (server) => {

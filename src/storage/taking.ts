@@ -1,0 +1,81 @@
+import { createHash } from 'node:crypto';
+import { read } from 'node:fs';
+import { promisify } from 'node:util';
+import { judgeContent, judgePages, judgeSegment, readerOfPages, type OpaqueWal, type Verdict } from '../wal/verify.ts';
+import type { ParsedWalName } from '../wal/wal-name.ts';
+import { SourceFault } from './open-source.ts';
+import { sha256 } from './sha256.ts';
+
+/** What decides whether WAL is taken, beside its own bytes; a plain record, so that it crosses threads. */
+export interface TakingRules {
+  /** Null where headers are verified. */
+  readonly opaque: OpaqueWal | null;
+  /** SHA-256 of the plain bytes of segments that a person has taken as they are, though a page of them is broken; `any`: this one is archived already. */
+  readonly asTheyAre: readonly string[] | 'any';
+}
+
+/** By the bytes alone. */
+export const STRICT: TakingRules = { opaque: null, asTheyAre: [] };
+
+/** Judges the plain bytes of a WAL file that is to be taken; `first`: what its first page said. */
+export function judgeForTaking(
+  parsed: ParsedWalName,
+  plain: Buffer,
+  { opaque, asTheyAre }: TakingRules,
+  first = judgeContent(parsed, plain, opaque),
+): Verdict {
+  if (asTheyAre === 'any') return first;
+  const pages = readerOfPages(parsed, first);
+  pages?.take(plain, 0);
+  const verdict = judgePages(first, pages);
+  return verdict !== first && asTheyAre.length > 0 && asTheyAre.includes(sha256(plain)) ? first : verdict;
+}
+
+/** {@link judgeForTaking} of an open segment, by its first bytes and then piece by piece. Throws {@link SourceFault}. */
+export async function judgeOpenSegment(
+  parsed: ParsedWalName,
+  file: { readonly fd: number; readonly head: Buffer; readonly size: number },
+  { opaque, asTheyAre }: TakingRules,
+): Promise<Verdict> {
+  const first = judgeSegment(parsed, file.head, file.size, opaque);
+  const pages = readerOfPages(parsed, first);
+  if (pages === null || asTheyAre === 'any') return first;
+  await readPieces(file, (piece, at) => pages.take(piece, at));
+  const verdict = judgePages(first, pages);
+  if (verdict === first || asTheyAre.length === 0) return verdict;
+  const digest = createHash('sha256');
+  await readPieces(file, (piece) => digest.update(piece));
+  return asTheyAre.includes(digest.digest('hex')) ? first : verdict;
+}
+
+/** A multiple of every block size. */
+const PIECE = 256 * 1024;
+
+const readAt = promisify(read);
+
+/** Not the synchronous call: without compression, a file is staged on the thread that serves HTTP. */
+async function readPieces(
+  { fd, size }: { readonly fd: number; readonly size: number },
+  take: (piece: Buffer, at: number) => void,
+): Promise<void> {
+  const buffer = Buffer.allocUnsafe(Math.min(PIECE, size));
+  for (let at = 0; at < size;) {
+    const length = Math.min(buffer.length, size - at);
+    let done = 0;
+    while (done < length) {
+      const { bytesRead } = await attempt(() => readAt(fd, buffer, done, length - done, at + done));
+      if (bytesRead === 0) throw new SourceFault(new Error('it became shorter while it was read'));
+      done += bytesRead;
+    }
+    take(buffer.subarray(0, length), at);
+    at += length;
+  }
+}
+
+async function attempt<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw new SourceFault(error);
+  }
+}
