@@ -6,7 +6,7 @@ import type { Server } from './server.ts';
 // What delivering and finding WAL take of a server, whoever asks: a command or HTTP.
 
 export function depositParts(server: Server): DepositParts {
-  const { name, config, strategy, catalogue, errors, keys, refused } = server;
+  const { name, config, strategy, catalogue, errors, keys, refused, shortSegments } = server;
   return {
     server: name,
     incoming: config.options.incoming_wals_directory,
@@ -15,6 +15,7 @@ export function depositParts(server: Server): DepositParts {
     errors,
     keys,
     refused,
+    shortSegments,
   };
 }
 
@@ -25,6 +26,7 @@ export function finderParts(server: Server): WalFinderParts {
     incoming: config.options.incoming_wals_directory,
     streaming: config.options.streaming_wals_directory,
     keys,
+    deliveries: server.shortDeliveries,
     before: localArchiveOf(config),
     foreign: (systemIdentifier) => identity.foreign(systemIdentifier),
     checkAbsent: (names) => server.checkAbsent(names),

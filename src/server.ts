@@ -5,6 +5,8 @@ import { FileWalArchiver } from './archiver/file-wal-archiver.ts';
 import { identityIn, newestHeader, readIdentity, SystemIdentity } from './archiver/identity.ts';
 import { RefusedSegments } from './archiver/refused-segments.ts';
 import { plainSegmentSize, RememberedSegmentSize } from './archiver/segment-size.ts';
+import { ShortDeliveries } from './archiver/short-deliveries.ts';
+import { ShortSegments } from './archiver/short-segments.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { Told } from './archiver/told.ts';
 import { UnknownMagics } from './archiver/unknown-magics.ts';
@@ -56,6 +58,8 @@ export interface Server extends AsyncDisposable {
   readonly identity: SystemIdentity;
   /** Segments that were delivered and refused for a page that is broken. */
   readonly refused: RefusedSegments;
+  readonly shortSegments: ShortSegments;
+  readonly shortDeliveries: ShortDeliveries;
   readonly archivers: readonly WalArchiver[];
   readonly postgres: PostgresSettings;
   /** What PostgreSQL says over the connections in use; asked for once in the life of this object, and never rejects. */
@@ -184,11 +188,19 @@ export function openServer(
         return foreign;
       },
       rules: async () => ({ opaque: null, asTheyAre: await refused.takenAsTheyAre() }),
+      nameOf: (wal) => shortSegments.nameOf(wal),
     },
     keys,
     logger,
     use,
   );
+  const shortDeliveries = new ShortDeliveries(inBackups('.short-segments.json'));
+  const shortSegments = new ShortSegments({
+    strategy,
+    streaming: options.streaming_wals_directory,
+    keys,
+    deliveries: shortDeliveries,
+  });
   const postgres = postgresSettings(server);
   let remoteStatus: Promise<RemoteStatus> | null = null;
   const getRemoteStatus = (): Promise<RemoteStatus> =>
@@ -351,6 +363,8 @@ export function openServer(
     failures,
     identity,
     refused,
+    shortSegments,
+    shortDeliveries,
     archivers,
     postgres,
     getRemoteStatus,

@@ -14,6 +14,7 @@ import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { parseWalName, type WalName } from '../wal/wal-name.ts';
 import type { ErrorsDirectory } from './errors-directory.ts';
 import type { RefusedSegments } from './refused-segments.ts';
+import type { ShortSegments } from './short-segments.ts';
 
 export interface DepositParts {
   readonly server: string;
@@ -23,6 +24,7 @@ export interface DepositParts {
   readonly errors: ErrorsDirectory;
   readonly keys: ReadingKeys;
   readonly refused: RefusedSegments;
+  readonly shortSegments: Pick<ShortSegments, 'decide'>;
 }
 
 /** `conflict`: another content is there under this name; a copy of this one is in errors. */
@@ -100,10 +102,7 @@ async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buff
     const found = await compareWaiting(path, name, bytes, parts.keys);
     if (found.result !== 'absent') return found;
   }
-  const stored = await compareArchived(parts, name, bytes);
-  // Somebody else may have stored it, and crashed before the fsync.
-  if (stored.result === 'same' && (await parts.strategy.makeDurable(name)) === null) return { result: 'absent' };
-  return stored;
+  return compareArchived(parts, name, bytes);
 }
 
 /**
@@ -113,11 +112,36 @@ async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buff
  */
 async function compareArchived(parts: DepositParts, name: WalName, bytes: Buffer): Promise<Comparison> {
   try {
-    return await parts.strategy.compare(name, bytes);
+    const stored = await parts.strategy.compare(name, bytes);
+    if (stored.result === 'different') return await compareAsShort(parts, name, bytes, stored);
+    return stored.result === 'same' ? await madeDurable(parts, name) : stored;
   } catch (error) {
     if (!(error instanceof S3Error) || (await parts.catalogue.find(name)) !== undefined) throw error;
     return { result: 'absent' };
   }
+}
+
+/** Another process may have stored it, and crashed before the fsync. */
+async function madeDurable({ strategy }: DepositParts, name: WalName): Promise<Comparison> {
+  return { result: (await strategy.makeDurable(name)) === null ? 'absent' : 'same' };
+}
+
+/**
+ * What is only the beginning of the archived segment is no conflict: a pass
+ * stores it as a partial one, and incoming keeps it until then.
+ */
+async function compareAsShort(
+  parts: DepositParts,
+  name: WalName,
+  bytes: Buffer,
+  different: Comparison,
+): Promise<Comparison> {
+  const { plain } = await unpackDelivered(bytes, name, parts.keys);
+  const { stored, delivery } = await parts.shortSegments.decide(name, plain);
+  if (stored === name) return different;
+  const comparison = await parts.strategy.compare(stored, bytes, { asShort: true });
+  if (comparison.result !== 'same') return comparison;
+  return delivery === null ? madeDurable(parts, stored) : { result: 'absent' };
 }
 
 async function compareWaiting(path: string, name: WalName, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {

@@ -58,6 +58,8 @@ export interface ArchiveSummary {
   waiting: number;
 }
 
+const IS_SHORT = 'its WAL ends inside, and there is a copy that begins with all of it and goes on';
+
 /** Takes WAL files from where they are delivered to where they are kept. */
 export abstract class WalArchiver {
   /** What this archiver is called in messages. */
@@ -132,12 +134,20 @@ export abstract class WalArchiver {
     switch (result.outcome) {
       case 'stored': {
         const { size, compression, encryption } = result.info;
-        logger.info({ server, wal: name, size, compression, encryption }, `archived ${name}`);
+        logger.info(
+          { server, wal: name, size, compression, encryption },
+          result.info.name === name ? `archived ${name}` : `archived ${name} as ${result.info.name}: ${IS_SHORT}`,
+        );
         summary.archived.push(result.info);
         break;
       }
       case 'already-stored':
-        logger.info({ server, wal: name }, `${name} was archived already, with the same content`);
+        logger.info(
+          { server, wal: name },
+          result.info.name === name
+            ? `${name} was archived already, with the same content`
+            : `${name} was archived already, as ${result.info.name}: ${IS_SHORT}`,
+        );
         summary.duplicates.push(result.info);
         break;
       case 'conflict':

@@ -8,23 +8,28 @@ import { S3Error } from '../storage/s3/s3-failure.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
 import { openStored, type ReadingKeys, type StoredBytes } from '../storage/stored-content.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
+import { holdsMore } from '../wal/inner-end.ts';
 import { endOfContent } from '../wal/padding.ts';
 import {
   MAX_SEGMENT_SIZE,
   MIN_SEGMENT_SIZE,
   parseWalName,
+  partialName,
   segmentsPerLog,
   walDirectory,
   walKind,
   walName,
   type WalName,
 } from '../wal/wal-name.ts';
+import { beginsWith, type ShortDeliveries } from './short-deliveries.ts';
 
 export interface WalFinderParts {
   readonly strategy: WalStorageStrategy;
   readonly incoming: string;
   readonly streaming: string;
   readonly keys: ReadingKeys;
+  /** What was delivered as a segment, and is stored as a partial one. */
+  readonly deliveries: Pick<ShortDeliveries, 'of'>;
   /** A directory that was the archive before it was in a bucket; null for none. */
   readonly before?: string | null | undefined;
   /** Why a delivered segment of this system identifier is not this archive's; null when it is, or when that can't be told. */
@@ -59,9 +64,10 @@ type Look =
 
 /**
  * Finds a WAL file wherever it may be on its way: archive, incoming, streaming,
- * and with `partial` also a partial one. Null means that it is certainly in
- * none of these places. Throws when that can't be told: `storage`, `damaged`,
- * `incomplete-wal`, `program`.
+ * and with `partial` also a partial one. What was delivered as a segment, though
+ * it is only the beginning of one, is found without `partial`, too, or what has
+ * more of it by now. Null means that it is certainly in none of these places.
+ * Throws when that can't be told: `storage`, `damaged`, `incomplete-wal`, `program`.
  */
 export async function findWal(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
   const { strategy, streaming } = parts;
@@ -78,30 +84,35 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   };
   const before = (wanted: WalName): (() => Promise<Look>)[] =>
     formerPlaces(parts, wanted).map((path) => () => readFormer(path));
-  const looks = [archived(name), ...waiting(name), ...before(name), archived(name)];
-  if (partial && walKind(name) === 'segment') {
-    const partialName = walName(`${name}.partial`);
-    names.push(partialName);
-    looks.push(
-      () => readGrowing(join(streaming, partialName)),
-      archived(partialName),
-      ...waiting(partialName),
-      ...before(partialName),
-      archived(partialName),
-      // It may have become whole, and moved, while we looked for the partial one.
-      ...waiting(name),
-      archived(name),
-    );
+  // A file that can't be used is remembered: another place may have a good one, but "not found" it is not.
+  async function* usable(looks: readonly (() => Promise<Look>)[]): AsyncGenerator<FoundWal> {
+    for (const look of looks) {
+      try {
+        const found = await look();
+        if (found !== null) yield await openFound(parts, name, found);
+      } catch (error) {
+        problem ??= error;
+      }
+    }
   }
 
-  // A file that can't be used is remembered: another place may have a good one, but "not found" it is not.
-  for (const look of looks) {
-    try {
-      const found = await look();
-      if (found !== null) return await openFound(parts, name, found);
-    } catch (error) {
-      problem ??= error;
+  for await (const found of usable([archived(name), ...waiting(name), ...before(name), archived(name)])) return found;
+  const deliveries = walKind(name) === 'segment' ? await parts.deliveries.of(name) : [];
+  if ((partial && walKind(name) === 'segment') || deliveries.length > 0) {
+    const wanted = partialName(name);
+    names.push(wanted);
+    const received = (): Promise<Look> => readGrowing(join(streaming, wanted));
+    const looks = [received, archived(wanted), ...waiting(wanted), ...before(wanted), archived(wanted)];
+    let longest: FoundWal | null = null;
+    for await (const found of usable(looks)) {
+      if (deliveries.length === 0) return found;
+      if (!partial && !deliveries.some((delivery) => beginsWith(found.plain, delivery))) continue;
+      // Of two that hold the same WAL, the archived one is as it came.
+      longest = longest !== null && holdsMore(longest.plain, found.plain) ? longest : found;
     }
+    if (longest !== null) return longest;
+    // It may have become whole, and moved, while we looked for the partial one.
+    for await (const found of usable([...waiting(name), archived(name)])) return found;
   }
   if (problem !== null) throw problem;
   await parts.checkAbsent(names);
@@ -129,7 +140,8 @@ async function isWaiting(path: string): Promise<boolean> {
   }
 }
 
-async function readWaiting(path: string): Promise<Look> {
+/** A file that was delivered; null when there is none. */
+export async function readWaiting(path: string): Promise<Look> {
   try {
     return { path, bytes: await readDelivered(path), delivered: true };
   } catch (error) {
@@ -150,7 +162,7 @@ async function readFormer(path: string): Promise<Look> {
  * before the last byte that is no zero was written before the first reading
  * ended, so the second one finds it complete. Null while there is no WAL in it.
  */
-async function readGrowing(path: string): Promise<Look> {
+export async function readGrowing(path: string): Promise<Look> {
   try {
     await using file = await openDelivered(path);
     const bytes = await readWhole(file);
@@ -277,5 +289,8 @@ async function isSomewhere(parts: WalFinderParts, name: WalName): Promise<boolea
   for (const path of [...waitingPlaces(parts, name), ...formerPlaces(parts, name)]) {
     if (await isWaiting(path)) return true;
   }
-  return (await parts.strategy.stored([name])).has(name);
+  if ((await parts.strategy.stored([name])).has(name)) return true;
+  if (walKind(name) !== 'segment' || (await parts.deliveries.of(name)).length === 0) return false;
+  const partial = partialName(name);
+  return (await parts.strategy.stored([partial])).has(partial);
 }

@@ -16,12 +16,13 @@ import { WalObjects } from './s3/wal-objects.ts';
 import { sha256 } from './sha256.ts';
 import { readSource, removeSources } from './sources.ts';
 import { SpareBuffers } from './spare-buffers.ts';
-import type { StagedFacts, StageResult } from './staged.ts';
+import type { StageResult } from './staged.ts';
 import { StagerOnDemand } from './stager.ts';
 import type { ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
   type CommitResult,
+  type CompareOptions,
   type Comparison,
   type PreparedWal,
   type SaveOptions,
@@ -155,7 +156,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   /** Files of one name take turns: a claim and a new arrival must not miss each other. */
   override async send(staged: StagedWal): Promise<CommitResult> {
-    const { name } = staged.wal;
+    const { name } = staged;
     const { packed, storedSize } = staged.facts;
     let garbage = storedSize;
     const onBodyFree = (): void => {
@@ -178,18 +179,19 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     this.#memory.shrink(wal, 0);
   }
 
-  async #publish({ wal, facts }: StagedWal, onBodyFree: () => void): Promise<CommitResult> {
+  async #publish(staged: StagedWal, onBodyFree: () => void): Promise<CommitResult> {
+    const { name, facts } = staged;
     const { digests, packed } = facts;
     if (digests === null || packed === undefined) throw new Error('only what was packed can be sent');
     await this.#makeReady();
-    const there = await this.#nearby.keysOf(wal.name);
-    const known = there.length === 0 ? null : await this.#judgeDuplicate(wal, there, digests.plain);
+    const there = await this.#nearby.keysOf(name);
+    const known = there.length === 0 ? null : await this.#judgeDuplicate(staged, there, digests.plain);
     // Null also when it was deleted after the look.
     if (known !== null) return known;
     const { root, version, kill } = this.#settings;
     const { compression, encryption } = facts;
-    const key = buildWalObjectKey(root, wal.name, compression);
-    const info = storedInfo(wal, facts);
+    const key = buildWalObjectKey(root, name, compression);
+    const info = storedInfo(staged);
     const outcome = await this.#store.putIfAbsent(key, packed.bytes, {
       sha256: digests.stored,
       signal: kill,
@@ -203,17 +205,21 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
         version,
       }),
     });
-    this.#nearby.note(wal.name, key);
+    this.#nearby.note(name, key);
     if (outcome.outcome === 'stored') return { outcome: 'stored', info };
     // Somebody else was quicker, or we ourselves, before a crash.
     const gone: CommitResult = { outcome: 'restage', reason: `${this.#objects.url(key)} is gone again` };
-    return (await this.#judgeDuplicate(wal, [key], digests.plain)) ?? gone;
+    return (await this.#judgeDuplicate(staged, [key], digests.plain)) ?? gone;
   }
 
   /** There are objects of this name. They are left as they are, whatever comes out; null when there are none any more. */
-  async #judgeDuplicate(wal: WaitingWal, keys: readonly string[], digest: string): Promise<CommitResult | null> {
+  async #judgeDuplicate(
+    { wal, name, facts }: StagedWal,
+    keys: readonly string[],
+    digest: string,
+  ): Promise<CommitResult | null> {
     const incoming = (): Promise<Buffer | null> => readSource(wal);
-    const comparison = await this.#comparer.compareAll({ name: wal.name, digest, incoming }, keys);
+    const comparison = await this.#comparer.compareAll({ name, digest, incoming, asShort: facts.endsInside }, keys);
     switch (comparison.result) {
       case 'changed':
         return { outcome: 'restage', reason: `${wal.path} changed` };
@@ -253,16 +259,14 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   }
 
   override async commit(group: readonly SentWal[]): Promise<CommitResult[]> {
-    const duplicates = group.filter(({ sent }) => sent?.outcome === 'already-stored').map(({ wal }) => wal.name);
+    const duplicates = group.filter(({ sent }) => sent?.outcome === 'already-stored').map(({ name }) => name);
     // What was there when we compared it may have been deleted since.
     const there = await this.stored(duplicates);
     const results: CommitResult[] = [];
-    for (const { wal, sent } of group) {
-      if (sent === null) throw new Error(`${wal.name} was never sent`);
-      const gone = sent.outcome === 'already-stored' && !there.has(wal.name);
-      const result: CommitResult = gone
-        ? { outcome: 'restage', reason: `${this.getFullPath(wal.name)} is gone` }
-        : sent;
+    for (const { name, sent } of group) {
+      if (sent === null) throw new Error(`${name} was never sent`);
+      const gone = sent.outcome === 'already-stored' && !there.has(name);
+      const result: CommitResult = gone ? { outcome: 'restage', reason: `${this.getFullPath(name)} is gone` } : sent;
       results.push(result);
       if (result.outcome === 'restage') break;
     }
@@ -314,11 +318,14 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     return this.#objects.read(name);
   }
 
-  override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
+  override async compare(name: WalName, incoming: Buffer, options: CompareOptions = {}): Promise<Comparison> {
     const keys = await this.#objects.keysOf(name);
     if (keys.length === 0) return { result: 'absent' };
     const digest = sha256((await unpackDelivered(incoming, name, this.#settings.keys)).plain);
-    const comparison = await this.#comparer.compareAll({ name, digest, incoming: async () => incoming }, keys);
+    const comparison = await this.#comparer.compareAll(
+      { name, digest, incoming: async () => incoming, ...options },
+      keys,
+    );
     if (comparison.result === 'different') return comparison;
     return { result: comparison.result === 'same' ? 'same' : 'absent' };
   }
@@ -373,6 +380,6 @@ function roomFor(size: number, { compression, encryption }: CloudStorageSettings
 
 function nothing(): void {}
 
-function storedInfo(wal: WaitingWal, { storedSize, compression, encryption }: StagedFacts): WalFileInfo {
-  return { name: wal.name, size: storedSize, mtime: secondsOfNs(wal.identity.mtimeNs), compression, encryption };
+function storedInfo({ wal, name, facts: { storedSize, compression, encryption } }: StagedWal): WalFileInfo {
+  return { name, size: storedSize, mtime: secondsOfNs(wal.identity.mtimeNs), compression, encryption };
 }

@@ -1,9 +1,11 @@
 import { isErrorCode, messageOf } from '../errors.ts';
 import { holdSameWal } from '../wal/end-of-wal.ts';
+import { continuationOf, endInside } from '../wal/inner-end.ts';
 import { walKind, type WalName } from '../wal/wal-name.ts';
 import { sha256 } from './sha256.ts';
 import { unpackDelivered } from './delivered-content.ts';
 import { plainBytes, type ReadingKeys, type StoredBytes } from './stored-content.ts';
+import type { CompareOptions } from './wal-storage-strategy.ts';
 
 /** The rule that keeps archived data: what is under a name already is never replaced. */
 export function judge(incomingDigest: string, storedDigest: string | null): 'store' | 'already-stored' | 'conflict' {
@@ -15,7 +17,8 @@ export function judge(incomingDigest: string, storedDigest: string | null): 'sto
  * Why two files can't be called the same; null when all their plain bytes are,
  * or, of partial segments, all their WAL: after a promotion PostgreSQL and
  * pg_receivewal both deliver the last one of the old timeline, and what they
- * fill it up with differs. `storedDigest`: SHA-256 of the stored file's plain bytes,
+ * fill it up with differs. With `asShort`, a stored one may also go on behind
+ * that. `storedDigest`: SHA-256 of the stored file's plain bytes,
  * where it is known though nobody may be able to decrypt them.
  */
 export async function differenceOf(
@@ -24,6 +27,7 @@ export async function differenceOf(
   stored: StoredBytes,
   keys: ReadingKeys,
   storedDigest: string | null,
+  options: CompareOptions = {},
 ): Promise<string | null> {
   // Both may have come by the same way; a file that arrived compressed is compared by what it means.
   const { plain: incomingPlain } = await unpackDelivered(incoming, name, keys);
@@ -33,8 +37,10 @@ export async function differenceOf(
     try {
       const storedPlain = await plainBytes(stored, name, keys);
       digest = sha256(storedPlain);
-      const differ = judge(incomingDigest, digest) === 'conflict';
-      if (differ && walKind(name) === 'partial' && holdSameWal(incomingPlain, storedPlain)) return null;
+      if (judge(incomingDigest, digest) === 'conflict') {
+        if (options.asShort === true && hasAll(name, storedPlain, incomingPlain)) return null;
+        if (walKind(name) === 'partial' && holdSameWal(incomingPlain, storedPlain)) return null;
+      }
     } catch (error) {
       const archived = isErrorCode(error, 'damaged')
         ? 'the archived copy is damaged'
@@ -43,6 +49,14 @@ export async function differenceOf(
     }
   }
   return judge(incomingDigest, digest) === 'already-stored' ? null : anotherContent(incomingDigest, digest);
+}
+
+/** Whether a stored partial segment has all the WAL of a segment whose WAL ends inside. */
+function hasAll(name: WalName, stored: Buffer, short: Buffer): boolean {
+  const end = walKind(name) === 'partial' ? endInside(short) : null;
+  if (end === null) return false;
+  const continuation = continuationOf(stored, short, end);
+  return continuation === 'same' || continuation === 'goes on';
 }
 
 /** Why a file goes to errors, in SHA-256 digests of plain bytes. */

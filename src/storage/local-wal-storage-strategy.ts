@@ -27,6 +27,7 @@ import type { ReadingKeys } from './stored-content.ts';
 import {
   WalStorageStrategy,
   type CommitResult,
+  type CompareOptions,
   type Comparison,
   type PreparedWal,
   type StagedWal,
@@ -158,10 +159,10 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
 
   override async commit(group: readonly StagedWal[]): Promise<CommitResult[]> {
     await this.#journal.append(
-      group.flatMap(({ wal, facts }) =>
+      group.flatMap(({ name, facts }) =>
         facts.digests === null
           ? []
-          : [{ name: wal.name, ...facts.digests, compression: facts.compression, segmentSize: facts.segmentSize }],
+          : [{ name, ...facts.digests, compression: facts.compression, segmentSize: facts.segmentSize }],
       ),
     );
     const results: CommitResult[] = [];
@@ -172,14 +173,14 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     }
     // Without the one to be staged again: its directory may be gone.
     const done = group.filter((_, index) => results[index] !== undefined && results[index].outcome !== 'restage');
-    const touched = done.map(({ wal }) => dirname(this.getFullPath(wal.name)));
+    const touched = done.map(({ name }) => dirname(this.getFullPath(name)));
     for (const directory of new Set(touched)) await this.#syncDirectory(directory);
     return results;
   }
 
   async #publish(staged: StagedWal): Promise<CommitResult> {
-    const { wal, temporary } = staged;
-    const final = this.getFullPath(wal.name);
+    const { wal, name, temporary } = staged;
+    const final = this.getFullPath(name);
     const prepared = temporary ?? wal.path;
     const published = await this.#publisher.publish(prepared, final, temporary !== null);
     switch (published) {
@@ -193,13 +194,13 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
         this.#copyAlways = true;
         return { outcome: 'restage', reason: `${prepared} can't be linked to ${final}` };
       case 'taken':
-        return this.#judgeDuplicate(wal, final);
+        return this.#judgeDuplicate(staged, final);
     }
   }
 
-  #infoOf({ wal, facts }: StagedWal): WalFileInfo {
+  #infoOf({ wal, name, facts }: StagedWal): WalFileInfo {
     return {
-      name: wal.name,
+      name,
       size: facts.storedSize,
       mtime: secondsOfNs(wal.identity.mtimeNs),
       compression: facts.compression,
@@ -208,12 +209,12 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   }
 
   /** There is a file of this name already. It is left as it is, whatever comes out. */
-  async #judgeDuplicate(wal: WaitingWal, final: string): Promise<CommitResult> {
+  async #judgeDuplicate({ wal, name, facts }: StagedWal, final: string): Promise<CommitResult> {
     const incoming = await readSource(wal);
     if (incoming === null) return { outcome: 'restage', reason: `${wal.path} changed` };
-    const comparison = await this.compare(wal.name, incoming);
+    const comparison = await this.compare(name, incoming, { asShort: facts.endsInside });
     if (comparison.result === 'different') return { outcome: 'conflict', reason: comparison.reason };
-    const info = comparison.result === 'same' ? await this.makeDurable(wal.name) : null;
+    const info = comparison.result === 'same' ? await this.makeDurable(name) : null;
     if (info === null) return { outcome: 'restage', reason: `${final} is gone` };
     return { outcome: 'already-stored', info };
   }
@@ -230,11 +231,11 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     return this.describe(name);
   }
 
-  override async compare(name: WalName, incoming: Buffer): Promise<Comparison> {
+  override async compare(name: WalName, incoming: Buffer, options: CompareOptions = {}): Promise<Comparison> {
     const stored = await this.read(name);
     if (stored === null) return { result: 'absent' };
     const known = isGpgEncrypted(stored.bytes) ? await this.#journal.plainDigest(name, sha256(stored.bytes)) : null;
-    const reason = await differenceOf(name, incoming, stored, this.#settings.keys, known);
+    const reason = await differenceOf(name, incoming, stored, this.#settings.keys, known, options);
     return reason === null ? { result: 'same' } : { result: 'different', reason };
   }
 

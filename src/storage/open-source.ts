@@ -49,10 +49,10 @@ export function readHead(fd: number): Buffer {
   return head.subarray(0, readAt(fd, head, 0));
 }
 
-export function readFully(fd: number, into: Buffer): void {
+export function readFully(fd: number, into: Buffer, position = 0): void {
   let done = 0;
   while (done < into.length) {
-    const count = readAt(fd, into.subarray(done), done);
+    const count = readAt(fd, into.subarray(done), position + done);
     if (count === 0) throw new SourceFault(new Error('it became shorter while it was read'));
     done += count;
   }

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
+import type { WalName } from '../wal/wal-name.ts';
 import { readSource } from './sources.ts';
 import type { StageResult } from './staged.ts';
 import type {
@@ -33,6 +34,8 @@ interface InHand {
   readonly staging: Promise<unknown>;
   /** Set once staging has ended, one way or the other. */
   staged: StageResult | null;
+  /** The name that it is stored under; see {@link StagedWal}. */
+  name: WalName;
   sent: CommitResult | null;
   /** Why it could not be staged, admitted or sent; says itself what can't be done. */
   fault: WalwardenError | null;
@@ -50,6 +53,7 @@ interface InHand {
  *   claim, pre hooks      one file at a time, in WAL order
  *   stage                 in parallel, ahead of the commit
  *   admit                 in WAL order: the first segment of all says whose archive this is
+ *   name                  a segment that is only the beginning of a known one becomes a partial one
  *   send                  in parallel, where the archive is far away
  *   commit                a group, in WAL order, under the catalogue's lock
  *   catalogue lines       one write and one fsync, under the same lock
@@ -163,7 +167,12 @@ export class SavePipeline {
     // One that is staged again had its turn before.
     const admitted = again ? staged.then((result) => this.#admit(result)) : this.#admitInTurn(staged);
     const settle = async (): Promise<void> => {
-      const sending = admitted.then((result) => this.#send(prepared, result));
+      const sending = admitted
+        .then((result) => this.#name(prepared, result))
+        .then(({ staged: result, name }) => {
+          item.name = name;
+          return this.#send(prepared, name, result);
+        });
       const outcome = await sending.catch((error: unknown) => ({
         staged: failed(error),
         fault: error instanceof WalwardenError ? error : null,
@@ -175,6 +184,7 @@ export class SavePipeline {
       prepared,
       staging: settle(),
       staged: null,
+      name: prepared.wal.name,
       sent: null,
       fault: null,
       stagedAt: 0,
@@ -221,12 +231,31 @@ export class SavePipeline {
     return foreign === null ? staged : { outcome: 'invalid', reason: foreign };
   }
 
-  async #send(prepared: PreparedWal, staged: StageResult): Promise<Pick<InHand, 'staged' | 'sent' | 'fault'>> {
+  /** A segment whose WAL ends inside may be the beginning of one that is known: then it is stored as a partial one. */
+  async #name(prepared: PreparedWal, staged: StageResult): Promise<{ staged: StageResult; name: WalName }> {
+    const { name } = prepared.wal;
+    if (staged.outcome !== 'staged' || !staged.endsInside) return { staged, name };
+    try {
+      const chosen = await this.#strategy.parts.nameOf(prepared.wal);
+      if (chosen !== null) return { staged, name: chosen };
+      return { staged: { outcome: 'changed', reason: 'it changed while it was compared' }, name };
+    } catch (error) {
+      // What can't be told of one file is no reason to keep the others waiting.
+      if (!isErrorCode(error, 'source')) throw error;
+      return { staged: { outcome: 'failed', side: 'source', reason: error.message, errno: null }, name };
+    }
+  }
+
+  async #send(
+    prepared: PreparedWal,
+    name: WalName,
+    staged: StageResult,
+  ): Promise<Pick<InHand, 'staged' | 'sent' | 'fault'>> {
     if (staged.outcome !== 'staged') return { staged, sent: null, fault: null };
     return this.#sends(async () => {
       if (this.#useless || this.#unreachable) return { staged: DRAINED, sent: null, fault: null };
       try {
-        const sent = await this.#strategy.send({ ...prepared, facts: staged });
+        const sent = await this.#strategy.send({ ...prepared, name, facts: staged });
         // The bytes would stay in memory until the group is complete.
         return { staged: { ...staged, packed: undefined }, sent, fault: null };
       } catch (error) {
@@ -309,7 +338,7 @@ export class SavePipeline {
     const hook = await this.#strategy.parts.hooks.after(
       'archive',
       'info' in result ? result.info : sourceInfo(prepared.wal),
-      this.#strategy.getFullPath(prepared.wal.name),
+      this.#strategy.getFullPath('info' in result ? result.info.name : prepared.wal.name),
       'reason' in result ? result.reason : undefined,
     );
     if (hook.outcome === 'continue') return false;
@@ -340,8 +369,8 @@ export class SavePipeline {
     const began = performance.now();
     await this.#strategy.parts.catalogue.withLock(async (lines) => {
       const group: SentWal[] = [];
-      for (const { prepared, staged, sent } of items) {
-        if (staged?.outcome === 'staged') group.push({ ...prepared, facts: staged, sent });
+      for (const { prepared, name, staged, sent } of items) {
+        if (staged?.outcome === 'staged') group.push({ ...prepared, name, facts: staged, sent });
       }
       const committed = await this.#strategy.commit(group);
       const infos: WalFileInfo[] = [];

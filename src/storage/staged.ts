@@ -31,6 +31,8 @@ export interface StagedFacts {
   readonly magic: number | null;
   /** In bytes. */
   readonly segmentSize: number | null;
+  /** Of a segment: its WAL ends inside, and no switch ended it, as far as can be told. */
+  readonly endsInside: boolean;
   /** SHA-256 of the plain and of the stored bytes, where somebody needs them: of encrypted files, and of packed ones. */
   readonly digests: { readonly plain: string; readonly stored: string } | null;
   /** Where the stored bytes stay in memory until they are sent: them, and how many they were before. */

@@ -9,7 +9,7 @@ import { parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { isStill, readFully, readHead, withSource } from './open-source.ts';
 import type { StagedFacts, StageFailure, StageResult, TransformTask } from './staged.ts';
-import { judgeOpenSegment } from './taking.ts';
+import { endsInsideOpen, judgeOpenSegment } from './taking.ts';
 import { factsOf, stageFailureOf, transform, turn } from './transform.ts';
 
 export interface StageTask extends TransformTask {
@@ -88,7 +88,7 @@ async function transformFile(
   const handle = await createTemporary(task, temporary, fd, (created) => compressFile(fd, created.fd));
   if (handle === null) return { outcome: 'changed', reason: 'it changed while it was compressed' };
   const { size } = fstatSync(handle.fd);
-  return { temporary: handle, facts: untouched(verdict, size, task.compression?.compression ?? null) };
+  return { temporary: handle, facts: await untouched(task, fd, verdict, size, task.compression?.compression ?? null) };
 }
 
 /** No compression and no encryption: the bytes need not pass through us, they are only judged. */
@@ -121,16 +121,20 @@ async function stageUntouched(task: StageTask, fd: number, head: Buffer): Promis
       return { outcome: 'changed', reason: 'it changed while it was copied' };
     }
   }
-  return untouched(verdict, size, null);
+  return untouched(task, fd, verdict, size, null);
 }
 
 /** Of a file whose bytes did not pass through us. */
-function untouched(
+async function untouched(
+  task: StageTask,
+  fd: number,
   verdict: Extract<Verdict, { verdict: 'valid' }>,
   storedSize: number,
   compression: CompressionName | null,
-): StagedFacts {
-  return factsOf(verdict, { storedSize, compression, encryption: null, digests: null });
+): Promise<StagedFacts> {
+  const { header } = verdict;
+  const endsInside = walKind(task.name) === 'segment' && header !== null && (await endsInsideOpen(fd, header));
+  return factsOf(verdict, { storedSize, compression, encryption: null, endsInside, digests: null });
 }
 
 function isSegment(name: WalName): boolean {

@@ -1,9 +1,12 @@
 import { createHash } from 'node:crypto';
 import { read } from 'node:fs';
 import { promisify } from 'node:util';
+import { endInside, isFilled } from '../wal/inner-end.ts';
+import type { LongPageHeader } from '../wal/page-header.ts';
 import { judgeContent, judgePages, judgeSegment, readerOfPages, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import type { ParsedWalName } from '../wal/wal-name.ts';
-import { SourceFault } from './open-source.ts';
+import { collectGarbage } from './collect-garbage.ts';
+import { readFully, SourceFault } from './open-source.ts';
 import { sha256 } from './sha256.ts';
 
 /** What decides whether WAL is taken, beside its own bytes; a plain record, so that it crosses threads. */
@@ -46,6 +49,21 @@ export async function judgeOpenSegment(
   const digest = createHash('sha256');
   await readPieces(file, (piece) => digest.update(piece));
   return asTheyAre.includes(digest.digest('hex')) ? first : verdict;
+}
+
+/**
+ * Whether the WAL of an open segment ends inside, as far as can be told. Of
+ * nearly every one, the last page is enough. Throws {@link SourceFault}.
+ */
+export async function endsInsideOpen(fd: number, header: LongPageHeader): Promise<boolean> {
+  const { segmentSize: size, blockSize } = header;
+  const lastPage = Buffer.alloc(blockSize);
+  readFully(fd, lastPage, size - blockSize);
+  if (isFilled(lastPage, header)) return false;
+  const segment = Buffer.allocUnsafeSlow(size);
+  await readPieces({ fd, size }, (piece, at) => piece.copy(segment, at));
+  collectGarbage(size);
+  return endInside(segment) !== null;
 }
 
 /** A multiple of every block size. */

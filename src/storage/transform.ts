@@ -4,8 +4,9 @@ import { decompress } from '../compression/codecs.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
 import { MAX_DELIVERED_SIZE } from '../durable/delivered-file.ts';
 import { isErrorCode } from '../errors.ts';
+import { endInside } from '../wal/inner-end.ts';
 import type { Verdict } from '../wal/verify.ts';
-import { MAX_SEGMENT_SIZE, parseWalName } from '../wal/wal-name.ts';
+import { MAX_SEGMENT_SIZE, parseWalName, walKind } from '../wal/wal-name.ts';
 import { readFully, SourceFault } from './open-source.ts';
 import { sha256 } from './sha256.ts';
 import type { StagedFacts, StageFailure, TransformTask } from './staged.ts';
@@ -73,6 +74,7 @@ export async function transform(
     storedSize: stored.length,
     compression: arrived ?? compressor?.name ?? null,
     encryption: task.encryption === null ? null : 'gpg',
+    endsInside: walKind(task.name) === 'segment' && endInside(plain) !== null,
     digests: digest === null ? null : { plain: digest, stored: stored === plain ? digest : sha256(stored) },
   });
   return { outcome: 'transformed', stored, plainSize: plain.length, facts };
@@ -85,7 +87,7 @@ export function stageFailureOf(verdict: Exclude<Verdict, { verdict: 'valid' }>):
 
 export function factsOf(
   verdict: Extract<Verdict, { verdict: 'valid' }>,
-  stored: Pick<StagedFacts, 'storedSize' | 'compression' | 'encryption' | 'digests'>,
+  stored: Pick<StagedFacts, 'storedSize' | 'compression' | 'encryption' | 'endsInside' | 'digests'>,
 ): StagedFacts {
   return {
     outcome: 'staged',

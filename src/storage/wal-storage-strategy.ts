@@ -88,12 +88,19 @@ export type WalOrigin = Pick<LongPageHeader, 'systemIdentifier' | 'majorVersion'
 /** Decides whether a segment belongs to this server: null, or the reason why not. */
 export type AcceptSystem = (origin: WalOrigin) => Promise<string | null>;
 
+/**
+ * Decides under which name a segment is stored whose WAL ends inside; null when the
+ * file is no more what it was. Throws `source` when that can't be told now.
+ */
+export type NameOf = (wal: WaitingWal) => Promise<WalName | null>;
+
 export interface StrategyParts {
   readonly catalogue: CatalogueLock;
   readonly hooks: WalHooks;
   readonly accept: AcceptSystem;
   /** Asked for each file: a person may change them meanwhile. */
   readonly rules: () => Promise<TakingRules>;
+  readonly nameOf: NameOf;
 }
 
 /** A file on its way: claimed or not, with the place where its stored bytes are prepared. */
@@ -107,6 +114,8 @@ export interface PreparedWal {
 }
 
 export interface StagedWal extends PreparedWal {
+  /** The name that it is stored under: its own, or that of a partial segment. */
+  readonly name: WalName;
   readonly facts: StagedFacts;
 }
 
@@ -124,6 +133,10 @@ export type CommitResult =
 /** `different` also when nobody can tell; the reason says which. */
 export type Comparison =
   { readonly result: 'absent' | 'same' } | { readonly result: 'different'; readonly reason: string };
+
+export interface CompareOptions {
+  readonly asShort?: boolean;
+}
 
 /** A stored file as it lies there. */
 export interface StoredWal {
@@ -237,9 +250,10 @@ export abstract class WalStorageStrategy {
 
   /**
    * Compares a file's bytes, as they arrived, with the stored file of that
-   * name: by all their plain bytes, never by size or time.
+   * name: by all their plain bytes, never by size or time. `asShort`: a stored
+   * partial segment that begins with all the WAL of these is the same.
    */
-  abstract compare(name: WalName, incoming: Buffer): Promise<Comparison>;
+  abstract compare(name: WalName, incoming: Buffer, options?: CompareOptions): Promise<Comparison>;
 
   /** Makes sure that a stored file would survive power loss, whoever stored it; its facts, or null when it is absent. */
   abstract makeDurable(name: WalName): Promise<WalFileInfo | null>;

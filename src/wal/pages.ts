@@ -38,6 +38,18 @@ export function pagesOfSegment(segment: Buffer, header: LongPageHeader, timeline
   return reader.result;
 }
 
+/** Whether one page, at `offset` of its segment, is of this segment as far as the first page alone tells. */
+export function isOwnPage(page: Buffer, offset: number, header: LongPageHeader): boolean {
+  const { littleEndian, magic, timeline, pageAddress } = header;
+  return littleEndian
+    ? page.readUInt16LE(0) === magic &&
+        page.readUInt32LE(TIMELINE_AT) >= timeline &&
+        page.readBigUInt64LE(ADDRESS_AT) === pageAddress + BigInt(offset)
+    : page.readUInt16BE(0) === magic &&
+        page.readUInt32BE(TIMELINE_AT) >= timeline &&
+        page.readBigUInt64BE(ADDRESS_AT) === pageAddress + BigInt(offset);
+}
+
 /** {@link pagesOfSegment} of a file that is read piece by piece. */
 export class PageReader {
   readonly #header: LongPageHeader;

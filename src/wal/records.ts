@@ -259,12 +259,8 @@ class RecordPages {
       }
     }
     if (taken.outcome === 'goes-on') return { outcome: 'goes-on' };
-    const checksum = crc32c([bytes.subarray(RECORD_HEADER_SIZE), bytes.subarray(0, CRC_AT)]);
-    if (checksum !== bytes.readUInt32LE(CRC_AT)) return wrong('has a wrong checksum', taken.end);
-    const isSwitch =
-      bytes.readUInt8(RESOURCE_MANAGER_AT) === XLOG_RESOURCE_MANAGER &&
-      (bytes.readUInt8(INFO_AT) & 0xf0) === XLOG_SWITCH;
-    return { outcome: 'right', end: taken.end, isSwitch };
+    if (!hasRightChecksum(bytes)) return wrong('has a wrong checksum', taken.end);
+    return { outcome: 'right', end: taken.end, isSwitch: isSwitch(bytes) };
   }
 
   /** True when not even the header of a next record was written here: it would say where the one before it began. */
@@ -289,8 +285,55 @@ class RecordPages {
   }
 }
 
+function hasRightChecksum(record: Buffer): boolean {
+  return crc32c([record.subarray(RECORD_HEADER_SIZE), record.subarray(0, CRC_AT)]) === record.readUInt32LE(CRC_AT);
+}
+
+function isSwitch(record: Buffer): boolean {
+  return (
+    record.readUInt8(RESOURCE_MANAGER_AT) === XLOG_RESOURCE_MANAGER &&
+    (record.readUInt8(INFO_AT) & 0xf0) === XLOG_SWITCH
+  );
+}
+
+/**
+ * Whether the record that ends at an offset is a switch to the next segment,
+ * behind which the rest was left empty on purpose. Such a record has no data; a
+ * page's header may stand in it.
+ */
+export function isBehindSwitch(segment: Buffer, end: number, blockSize: number): boolean {
+  const page = Math.floor((end - 1) / blockSize) * blockSize;
+  const first = page + (page === 0 ? LONG_PAGE_HEADER_SIZE : SHORT_PAGE_HEADER_SIZE);
+  const before = Math.max(0, RECORD_HEADER_SIZE - (end - first));
+  if (end < first || (page === 0 && before > 0)) return false;
+  const rest = segment.subarray(end - RECORD_HEADER_SIZE + before, end);
+  const record = before === 0 ? rest : Buffer.concat([segment.subarray(page - before, page), rest]);
+  return record.readUInt32LE(0) === RECORD_HEADER_SIZE && isSwitch(record) && hasRightChecksum(record);
+}
+
+/**
+ * Whether the last page of a segment, which is of this segment, tells that its
+ * WAL goes on to the segment's end: a record in it reaches the end, or goes on behind it.
+ */
+export function reachesEnd(lastPage: Buffer, address: bigint): boolean {
+  const isContinued = (lastPage.readUInt16LE(2) & FIRST_IS_CONTINUED_RECORD) !== 0;
+  let at = SHORT_PAGE_HEADER_SIZE + (isContinued ? aligned(lastPage.readUInt32LE(16)) : 0);
+  let previous: bigint | null = null;
+  while (at < lastPage.length) {
+    const length = lastPage.readUInt32LE(at);
+    if (length < RECORD_HEADER_SIZE) return false;
+    if (at + PREV_AT + 8 <= lastPage.length) {
+      const prev = lastPage.readBigUInt64LE(at + PREV_AT);
+      if (previous === null ? prev >= address + BigInt(at) : prev !== previous) return false;
+    }
+    previous = address + BigInt(at);
+    at += aligned(length);
+  }
+  return true;
+}
+
 /** Records begin at multiples of 8 (MAXALIGN). */
-function aligned(at: number): number {
+export function aligned(at: number): number {
   return Math.ceil(at / 8) * 8;
 }
 

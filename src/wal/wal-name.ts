@@ -125,6 +125,11 @@ export function segmentOfLsn(timeline: number, lsn: Lsn, segmentSize: number): W
   return segmentName(timeline, lsn / BigInt(segmentSize), segmentSize);
 }
 
+/** The name of what is received of a segment, or was of its beginning. */
+export function partialName(segment: WalName): WalName {
+  return walName(`${segment}.partial`, 'arithmetic');
+}
+
 export function historyName(timeline: number): WalName {
   return walName(`${hex8(timeline)}.history`, 'arithmetic');
 }

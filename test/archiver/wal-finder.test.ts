@@ -14,13 +14,14 @@ interface Finder extends TestStorage {
 
 function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
   return withStorage({}, (storage) => {
-    const { incoming, streaming, keys } = storage;
+    const { incoming, streaming, keys, deliveries } = storage;
     const parts = {
       strategy: storage.open(),
       incoming,
       streaming,
       keys,
       foreign: async () => null,
+      deliveries,
       checkAbsent: async () => undefined,
     };
     return body({

@@ -79,6 +79,7 @@ function finderOf(storage: TestStorage): Parameters<typeof findWal>[0] {
     incoming,
     streaming,
     keys,
+    deliveries: { of: async () => [] },
     foreign: async () => null,
     checkAbsent: async () => {},
   };

@@ -1,4 +1,6 @@
 import { join } from 'node:path';
+import { ShortDeliveries } from '../../src/archiver/short-deliveries.ts';
+import { ShortSegments } from '../../src/archiver/short-segments.ts';
 import { STRICT } from '../../src/storage/taking.ts';
 import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import { CloudWalStorageStrategy, type CloudStorageSettings } from '../../src/storage/cloud-wal-storage-strategy.ts';
@@ -21,6 +23,7 @@ export interface TestCloudStorage extends TestHome {
   readonly endpoint: S3Endpoint;
   readonly catalogue: Xlogdb;
   readonly keys: ReadingKeys;
+  readonly deliveries: ShortDeliveries;
   /** What the strategies told of probes: the warnings that a user would see. */
   readonly probed: Parameters<CloudStorageSettings['onProbed']>[];
   /** Another object for the same archive, as another process has it. */
@@ -44,6 +47,7 @@ export async function withCloudStorage<T>(
     const keys = defaults.keys ?? {};
     const opened: CloudWalStorageStrategy[] = [];
     const probed: Parameters<CloudStorageSettings['onProbed']>[] = [];
+    const deliveries = new ShortDeliveries(join(home.home, home.server, '.short-segments.json'));
     const catalogue = new Xlogdb({
       path: join(home.wals, 'main-xlog.db'),
       legacyPath: join(home.wals, 'xlog.db'),
@@ -60,6 +64,7 @@ export async function withCloudStorage<T>(
           catalogue,
           hooks: { watches: () => true, before: GO_ON, after: GO_ON, ...hooks },
           accept: accept ?? (async () => null),
+          nameOf: (wal) => shortSegments.nameOf(wal),
           rules: async () => STRICT,
         },
         {
@@ -77,11 +82,12 @@ export async function withCloudStorage<T>(
           ...storage,
         },
       );
+      const shortSegments = new ShortSegments({ strategy, streaming: home.streaming, keys, deliveries });
       opened.push(strategy);
       return strategy;
     };
     try {
-      return await body({ ...home, endpoint, catalogue, keys, probed, open });
+      return await body({ ...home, endpoint, catalogue, keys, deliveries, probed, open });
     } finally {
       for (const strategy of opened) await strategy.close();
     }

@@ -1,5 +1,7 @@
 import { lstat, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
+import { ShortDeliveries } from '../../src/archiver/short-deliveries.ts';
+import { ShortSegments } from '../../src/archiver/short-segments.ts';
 import { STRICT } from '../../src/storage/taking.ts';
 import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
@@ -34,6 +36,7 @@ export interface TestStorage extends TestHome {
   readonly cataloguePath: string;
   readonly journalPath: string;
   readonly keys: ReadingKeys;
+  readonly deliveries: ShortDeliveries;
   /** Another object for the same archive, as another process has it. */
   readonly open: (options?: StorageOptions) => LocalWalStorageStrategy;
 }
@@ -49,6 +52,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
     const journalPath = join(home.home, home.server, 'encrypted-wals.digests');
     const cataloguePath = join(home.wals, 'main-xlog.db');
     const opened: LocalWalStorageStrategy[] = [];
+    const deliveries = new ShortDeliveries(join(home.home, home.server, '.short-segments.json'));
     const catalogue = new Xlogdb({
       path: cataloguePath,
       legacyPath: join(home.wals, 'xlog.db'),
@@ -64,6 +68,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           catalogue,
           hooks: { watches: () => true, before: GO_ON, after: GO_ON, ...hooks },
           accept: accept ?? (async () => null),
+          nameOf: (wal) => shortSegments.nameOf(wal),
           rules: async () => STRICT,
         },
         {
@@ -78,11 +83,12 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           onNoHardLinks: () => undefined,
         },
       );
+      const shortSegments = new ShortSegments({ strategy, streaming: home.streaming, keys, deliveries });
       opened.push(strategy);
       return strategy;
     };
     try {
-      return await body({ ...home, catalogue, cataloguePath, journalPath, keys, open });
+      return await body({ ...home, catalogue, cataloguePath, journalPath, keys, deliveries, open });
     } finally {
       for (const strategy of opened) await strategy.close();
     }

@@ -24,6 +24,8 @@ export interface Compared {
   readonly digest: string;
   /** The bytes as they arrived, null when they are no more. Only asked for where the digest doesn't decide. */
   readonly incoming: () => Promise<Buffer | null>;
+  /** See `CompareOptions`. */
+  readonly asShort?: boolean | undefined;
 }
 
 /** Tells whether objects hold what a file holds: by what they say of themselves, else by their bytes. */
@@ -71,7 +73,11 @@ export class ObjectComparer {
     return this.#download(() => this.#compareBytes(file, key, info));
   }
 
-  async #compareBytes({ name, incoming }: Compared, key: string, info: WalFileInfo): Promise<ObjectComparison> {
+  async #compareBytes(
+    { name, incoming, asShort = false }: Compared,
+    key: string,
+    info: WalFileInfo,
+  ): Promise<ObjectComparison> {
     let stored: StoredObject | null;
     try {
       stored = await this.#store.get(key, { signal: this.#signal });
@@ -95,6 +101,7 @@ export class ObjectComparer {
       { bytes: stored.bytes, said: async () => [info.compression] },
       this.#keys,
       null,
+      { asShort },
     );
     return reason === null ? { result: 'same', info } : { result: 'different', reason };
   }
