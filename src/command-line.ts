@@ -228,7 +228,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
   addCatalogue(command, execute);
 
   command('check', 'everything that has to work, one line each, with the cause of what does not (exit 1)')
-    .option('--nagios', 'one line for a monitoring system, with performance data; exit status 0 or 2')
+    .option('--nagios', 'one line for a monitoring system, with performance data; exit status 0, 1 for a warning, or 2')
     .argument('<server...>', 'names of servers, or all')
     .action(async (names: string[], options: { nagios?: boolean }, self: Command) =>
       execute(self, {

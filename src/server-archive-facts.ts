@@ -3,6 +3,7 @@ import { rememberedListing } from './server-listing.ts';
 import type { Server } from './server.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
 import { walKind, type WalName } from './wal/wal-name.ts';
+import { summariseWals } from './wal/wal-ranges.ts';
 
 /** Reads the whole catalogue once, for everything that `check` wants to know of it. */
 export async function archiveFacts(server: Server, signal: AbortSignal): Promise<ArchiveFacts> {
@@ -12,20 +13,26 @@ export async function archiveFacts(server: Server, signal: AbortSignal): Promise
   const spread = new Spread<WalName>();
   let files = 0;
   let bytes = 0;
-  let newest: WalFileInfo | null = null;
+  let newest: WalFileInfo | null = null as WalFileInfo | null;
   let damagedLines = 0;
-  for await (const infos of server.catalogue.readBatches(() => (damagedLines += 1))) {
-    for (const info of infos) {
-      files += 1;
-      bytes += info.size;
-      spread.add(info.name);
-      if (doubted.has(info.name)) stillListed.push(info.name);
-      if (newest !== null && info.mtime < newest.mtime) continue;
-      // Backup labels and history files say nothing of how recent the WAL is.
-      if (info.name.length === 24 || walKind(info.name) === 'partial') newest = info;
+  async function* batches(): AsyncGenerator<readonly WalFileInfo[]> {
+    for await (const infos of server.catalogue.readBatches(() => (damagedLines += 1))) {
+      infos.forEach(count);
+      signal.throwIfAborted();
+      yield infos;
     }
-    signal.throwIfAborted();
   }
+  const count = (info: WalFileInfo): void => {
+    files += 1;
+    bytes += info.size;
+    spread.add(info.name);
+    if (doubted.has(info.name)) stillListed.push(info.name);
+    if (newest !== null && info.mtime < newest.mtime) return;
+    // Backup labels and history files say nothing of how recent the WAL is.
+    if (info.name.length === 24 || walKind(info.name) === 'partial') newest = info;
+  };
+  const segmentSize = (await server.knownSegmentSize()) ?? segmentSizeByName(await server.catalogue.readLast());
+  const timelines = await summariseWals(batches(), segmentSize);
   const sample = [newest?.name, spread.at(0), spread.at(1 / 3), spread.at(2 / 3)];
   return {
     files,
@@ -34,8 +41,23 @@ export async function archiveFacts(server: Server, signal: AbortSignal): Promise
     damagedLines,
     listing,
     stillListed,
+    timelines,
+    segmentSize,
     sample: [...new Set(sample.filter((name) => name !== undefined))],
   };
+}
+
+/**
+ * No segment is opened for its size, which may take a passphrase: names tell of it. At worst it seems too large, and
+ * segments that are missing at the end of a log are not seen.
+ */
+function segmentSizeByName(newest: readonly WalFileInfo[]): number {
+  let perLog = 4;
+  for (const { name } of newest) {
+    if (name.length !== 24) continue;
+    while (perLog <= Number.parseInt(name.slice(16), 16) && perLog < 4096) perLog *= 2;
+  }
+  return 2 ** 32 / perLog;
 }
 
 /** Some elements of a sequence whose length is not known before its end, about equally far from each other. */

@@ -13,7 +13,9 @@ import {
   checkWalAge,
   describeFailure,
   describeGaps,
+  praiseGaps,
   walSize,
+  type GapSeverity,
 } from './health/archive-checks.ts';
 import { checkListing } from './health/listing-check.ts';
 import { runChecks, type CheckStep } from './health/check-run.ts';
@@ -27,7 +29,7 @@ import {
 } from './health/postgres-checks.ts';
 import type { Logger } from './logging.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
-import { archiveIdentifier, errorNames, firstUnlisted, localLeftovers, newestGaps } from './server-facts.ts';
+import { archiveIdentifier, errorNames, firstUnlisted, localLeftovers } from './server-facts.ts';
 import { isOlderThan, LISTED_EVERY_MS, seeFiles } from './server-listing.ts';
 import { Look } from './server-look.ts';
 import { openServer, type Server } from './server.ts';
@@ -132,8 +134,14 @@ async function checkArchive(look: Look, strategy: CheckStrategy, signal: AbortSi
   if (failure !== null) strategy.result(true, describeFailure(failure, look.now));
   const left = await localLeftovers(server.config);
   if (left !== null) strategy.result(true, left);
-  const gaps = describeGaps(await newestGaps(server.catalogue), server.name);
-  if (gaps !== null) strategy.result(true, gaps);
+  const open = (await look.gaps(signal)).filter(({ acknowledged }) => acknowledged === undefined);
+  const gaps = describeGaps(open, server.name);
+  if (gaps !== null) strategy.record([gapResult(gaps, server.config.options.gap_severity)]);
+}
+
+function gapResult(hint: string, severity: GapSeverity): CheckResult {
+  const result = { check: 'WAL archive', ok: severity !== 'critical', hint };
+  return severity === 'warning' ? { ...result, severity } : result;
 }
 
 /** `archived files`: what the last listing of the archive found, and a look at a few files now. */
@@ -159,7 +167,9 @@ async function checkStored(look: Look, strategy: CheckStrategy, signal: AbortSig
       !server.config.passive &&
       (listing !== null || (await isOlderThan(server, 2 * LISTED_EVERY_MS, now))),
   };
-  strategy.record([checkListing(facts, now)]);
+  const result = checkListing(facts, now);
+  const praise = [praiseGaps(await look.gaps(signal), files), ...(result.praise === undefined ? [] : [result.praise])];
+  strategy.record([{ ...result, praise: praise.join('; ') }]);
 }
 
 async function checkQueueOf(look: Look, strategy: CheckStrategy, kind: 'incoming' | 'streaming'): Promise<void> {

@@ -17,7 +17,6 @@ import { localArchiveOf } from './server-settings.ts';
 import type { Server } from './server.ts';
 import { claimPath } from './storage/claim.ts';
 import { isWalName, walKind, type WalName } from './wal/wal-name.ts';
-import { summariseWals, type SegmentRange } from './wal/wal-ranges.ts';
 import { explain, formatBytes, formatSpan } from './words.ts';
 
 // What `check` and `status` look at on our own machine. Reading only, but for directories that are missing.
@@ -157,20 +156,6 @@ export async function lastPass(lockPath: string): Promise<LastPass | null> {
 async function isAtWork(pid: number, lockPath: string): Promise<boolean> {
   // Where we may not look, being alive has to do.
   return pid > 0 && isAlive(pid) && hasOpen(pid, lockPath).catch(() => true);
-}
-
-/** What is missing among the newest thousand files or so, whatever the size of the catalogue. */
-export async function newestGaps(catalogue: Server['catalogue']): Promise<SegmentRange[]> {
-  const newest = await catalogue.readLast();
-  // No segment is opened for its size, which may take a passphrase: names tell of it. At worst it
-  // seems too large, and segments that are missing at the end of a log are not seen.
-  let perLog = 4;
-  for (const { name } of newest) {
-    if (name.length !== 24) continue;
-    while (perLog <= Number.parseInt(name.slice(16), 16) && perLog < 4096) perLog *= 2;
-  }
-  const timelines = await summariseWals([newest], 2 ** 32 / perLog);
-  return timelines.flatMap(({ gaps }) => gaps);
 }
 
 /** A file that is archived, where the catalogue of a bucket has none: this machine, say, is new. Null when there is none. */

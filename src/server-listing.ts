@@ -4,6 +4,7 @@ import { listArchive, RememberedListing, type ArchiveListing } from './archiver/
 import { acquireLock, lockOwner } from './durable/lock-file.ts';
 import { isErrorCode, messageOf, WalwardenError } from './errors.ts';
 import { pause } from './health/patience.ts';
+import { reviewGaps } from './server-gaps.ts';
 import type { Server } from './server.ts';
 import type { WalName } from './wal/wal-name.ts';
 import { count, explain, formatSpan } from './words.ts';
@@ -38,6 +39,8 @@ export async function listNow(server: Server, signal?: AbortSignal): Promise<Arc
     });
   }
   await rememberedListing(server).write(listing);
+  await server.rememberSegmentSize();
+  await reviewGaps(server);
   const { files, missing, unlisted, startedAt, finishedAt } = listing;
   const facts = { server: name, files, missing: missing.count, unlisted: unlisted.count };
   const found =
@@ -95,6 +98,7 @@ export async function rememberRebuilt(
     await using _lock = await acquireLock(server.lockPath('listing'), { waitMs: 1_000 });
     const finds = { missing: NOTHING, unlisted: NOTHING, oddSizes: NOTHING };
     await rememberedListing(server).write({ ...found, finishedAt: Date.now(), ...finds });
+    await reviewGaps(server);
   } catch (error) {
     server.logger.debug(
       { server: server.name },

@@ -15,8 +15,14 @@ import {
 import type { RemoteStatus } from './postgres/remote-status.ts';
 import { archiveFacts } from './server-archive-facts.ts';
 import { answerOf, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
+import { gapsOf, rememberedGaps } from './server-gaps.ts';
 import type { Server } from './server.ts';
+import { isS3Location } from './config/values.ts';
+import type { Gap } from './wal/gaps.ts';
 import { count } from './words.ts';
+
+/** After this no further segments beside gaps are read to see whose they are, in milliseconds. */
+const JUDGING_MS = 200;
 
 /** What several checks of one run look at; asked for once, when the first of them wants it. */
 export class Look {
@@ -31,6 +37,7 @@ export class Look {
   #failure: Promise<FailureFacts | null> | undefined;
   #archive: Promise<ArchiveFacts> | undefined;
   #streaming: Promise<StreamingArchivalStatus> | undefined;
+  #gaps: Promise<readonly Gap[]> | undefined;
 
   constructor(server: Server, locks: string, limitMs: number) {
     this.server = server;
@@ -67,6 +74,21 @@ export class Look {
 
   archive(signal: AbortSignal): Promise<ArchiveFacts> {
     return (this.#archive ??= archiveFacts(this.server, signal));
+  }
+
+  /** What is missing in the archive. */
+  gaps(signal: AbortSignal): Promise<readonly Gap[]> {
+    return (this.#gaps ??= this.#findGaps(signal));
+  }
+
+  async #findGaps(signal: AbortSignal): Promise<readonly Gap[]> {
+    const { timelines, segmentSize } = await this.archive(signal);
+    const { server } = this;
+    // A bucket is not asked for segments every minute: the daily listing is.
+    const { gaps } = isS3Location(server.config.options.wals_directory)
+      ? { gaps: await rememberedGaps(server, timelines, segmentSize) }
+      : await gapsOf(server, timelines, segmentSize, AbortSignal.any([signal, AbortSignal.timeout(JUDGING_MS)]));
+    return [...gaps.values()].flat();
   }
 
   streaming(signal: AbortSignal): Promise<StreamingArchivalStatus> {

@@ -9,8 +9,8 @@ import type { S3Settings } from './storage/s3/s3-settings.ts';
 
 // What the parts of a server take instead of the configuration, which only server.ts knows.
 
-/** Barman's locks of a server; the last two are ours. */
-export type LockName = 'cron' | 'archive-wal' | 'receive-wal' | 'xlogdb' | 'delete-wals' | 'listing';
+/** Barman's locks of a server; those after `xlogdb` are ours. */
+export type LockName = 'cron' | 'archive-wal' | 'receive-wal' | 'xlogdb' | 'delete-wals' | 'listing' | 'gaps';
 
 /** The path of one of them. */
 export function serverLock(config: WalwardenConfig, server: string, what: LockName): string {

@@ -82,6 +82,10 @@ export interface Server extends AsyncDisposable {
    * without segments, and while a bucket can't be asked, which is logged.
    */
   segmentSize(): Promise<number | null>;
+  /** The same, as far as that is known without reading one. */
+  knownSegmentSize(): Promise<number | null>;
+  /** Finds it out, and remembers it for those who must not read one. */
+  rememberSegmentSize(): Promise<void>;
   /**
    * One pass of every archiver, under the lock; what crashes left behind is
    * healed first. `onPass` is told of each that came to its end. What is wrong
@@ -392,6 +396,14 @@ export function openServer(
     },
     makeDirectories,
     segmentSize,
+    async knownSegmentSize() {
+      const known = plainSegmentSize(await catalogue.readLast()) ?? (await rememberedSize.read());
+      return known ?? (isLocal ? strategy.knownSegmentSize(null) : null);
+    },
+    async rememberSegmentSize() {
+      const size = await segmentSize();
+      if (size !== null) await rememberedSize.write(size);
+    },
     async archive(verbose, onPass) {
       await using _lock = await remembered(async () => {
         await checkCatalogue();

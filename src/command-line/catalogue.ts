@@ -8,6 +8,11 @@ import type { AddCommand, Execute } from './execution.ts';
 export function addCatalogue(command: AddCommand, execute: Execute): void {
   command('list-wals', 'what the catalogue knows: ranges of segments per timeline, sizes, compression')
     .option('--timeline <number>', 'only this timeline', positiveInteger)
+    .option(
+      '--acknowledge-gap <wal..wal>',
+      'what is missing there will not come: no alarm until it is filled; with --reason',
+    )
+    .option('--reason <text>', 'why, for those who see it')
     .option('--stored', 'list what is stored now, and hold it against the catalogue (exit 1 when files are missing)')
     .option('--gaps', 'only what is missing between the first and the last segment (exit 1 when there is a gap)')
     .argument('<server>', 'name of a server')

@@ -1,5 +1,6 @@
 import { PostgresError } from '../postgres/failure.ts';
 import type { ReachedServer } from '../postgres/remote-status.ts';
+import { rememberBorders } from '../server-gaps.ts';
 import type { Server } from '../server.ts';
 
 /**
@@ -28,6 +29,7 @@ export async function acceptConnectedIdentity(server: Server): Promise<string> {
   const systemid = String(first.systemIdentifier);
   const version = String(Math.trunc(first.serverVersion / 10_000));
   if (before?.systemid === systemid) return `this archive belongs to system identifier ${systemid} already`;
+  await rememberBorders(server);
   await server.identity.replace({ systemid, version });
   return (
     `this archive belongs to system identifier ${systemid} from now on` +

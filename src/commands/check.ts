@@ -17,8 +17,8 @@ const AT_A_TIME = 8;
 
 /**
  * `check SERVER...|all`: every check, one line each. The exit status is 1 when
- * one of an active server fails; with `nagios` it is 2, and the output that of a
- * plugin.
+ * one of an active server fails; with `nagios` it is 2, or 1 for a warning, and the
+ * output that of a plugin.
  */
 export async function check(context: CommandContext, names: readonly string[], options: CheckOptions): Promise<Report> {
   const { config, logger, drain } = context;

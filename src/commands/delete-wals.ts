@@ -5,6 +5,7 @@ import { WalwardenError } from '../errors.ts';
 import { firstNeeded, isNeeded, neededWal } from '../retention/needed-wal.ts';
 import { readBackups } from '../retention/read-backups.ts';
 import { backupDirectories } from '../server-settings.ts';
+import { reviewGaps } from '../server-gaps.ts';
 import { openServer, type Server } from '../server.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { parseWalName, walDirectory, walKind, walName, type WalName } from '../wal/wal-name.ts';
@@ -133,6 +134,8 @@ async function deleteAll(
 ): Promise<WalName[]> {
   // Files are gone a while before their lines: a listing must not take them for lost.
   await using _lock = await acquireLock(server.lockPath('delete-wals'), { wait: true, signal: kill });
+  // A gap that was filled, and is one again without these files, is acknowledged no more.
+  await reviewGaps(server);
   const deleted: WalName[] = [];
   for (let at = 0; at < doomed.length && !drain.aborted; at += BATCH) {
     const batch: WalName[] = [];

@@ -5,6 +5,7 @@ import { identityIn } from '../archiver/identity.ts';
 import { findServer } from '../config/config.ts';
 import { readDelivered } from '../durable/delivered-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { rememberBorders } from '../server-gaps.ts';
 import { openServer, type Server } from '../server.ts';
 import { claimPath } from '../storage/claim.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
@@ -266,7 +267,10 @@ async function resolve(
     case 'foreign': {
       if (options?.acceptIdentity !== true) break;
       const identity = identityIn(finding.header);
-      if (identity !== null) await server.identity.replace(identity);
+      if (identity !== null) {
+        await rememberBorders(server);
+        await server.identity.replace(identity);
+      }
       return archiveAgain(server, file, finding.wal);
     }
     case 'different':

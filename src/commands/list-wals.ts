@@ -2,8 +2,12 @@ import { findServer } from '../config/config.ts';
 import { WalwardenError } from '../errors.ts';
 import { LITTLE_PATIENCE } from '../server-settings.ts';
 import { listNow } from '../server-listing.ts';
+import { acknowledgeGap, gapsOf } from '../server-gaps.ts';
 import { openServer } from '../server.ts';
 import { whatHealsMissing } from '../health/listing-check.ts';
+import { oneLine, formatTime } from '../words.ts';
+import type { Gap } from '../wal/gaps.ts';
+import { parseWalName, walName, type WalName } from '../wal/wal-name.ts';
 import { summariseWals, type SegmentRange, type TimelineSummary } from '../wal/wal-ranges.ts';
 import { count, formatBytes, type CommandContext, type Report } from './command.ts';
 
@@ -11,6 +15,9 @@ export interface ListWalsOptions {
   readonly timeline?: number;
   readonly gaps?: boolean;
   readonly stored?: boolean;
+  /** `WAL..WAL`, or one name. */
+  readonly acknowledgeGap?: string;
+  readonly reason?: string;
 }
 
 const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
@@ -18,6 +25,7 @@ const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 /** `list-wals SERVER`: what the catalogue knows, by timeline. With `gaps`, exit status 1 tells that something is missing. */
 export async function listWals(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
   if (options.stored === true) return listStored(context, name, options);
+  if (options.acknowledgeGap !== undefined || options.reason !== undefined) return acknowledge(context, name, options);
   // The catalogue is here: nobody should wait for a bucket to see it.
   const patience = LITTLE_PATIENCE;
   await using server = openServer(context.config, findServer(context.config, name), context.logger, { patience });
@@ -27,7 +35,9 @@ export async function listWals(context: CommandContext, name: string, options: L
     const first = `line ${line}: ${JSON.stringify(text.slice(0, 80))}`;
     damage = { lines: damage.lines + 1, text: damage.lines === 0 ? first : damage.text };
   };
-  const all = await summariseWals(server.catalogue.readBatches(onProblem), segmentSize);
+  const summaries = await summariseWals(server.catalogue.readBatches(onProblem), segmentSize);
+  const { gaps: found } = await gapsOf(server, summaries, segmentSize);
+  const all = summaries.map((summary) => ({ ...summary, gaps: found.get(summary.timeline) ?? [] }));
   if (damage.lines > 0) {
     context.logger.error(
       { server: name, lines: damage.lines },
@@ -45,8 +55,9 @@ export async function listWals(context: CommandContext, name: string, options: L
     })),
   };
   if (options.gaps === true) {
-    const text = gaps.length === 0 ? `Server ${name}: no gaps\n` : gaps.map((gap) => `${formatRange(gap)}\n`).join('');
-    return { text, json: { server: name, segmentSize, gaps }, exitCode: gaps.length + damage.lines === 0 ? 0 : 1 };
+    const text = gaps.length === 0 ? `Server ${name}: no gaps\n` : gaps.map((gap) => `${formatGap(gap)}\n`).join('');
+    const open = gaps.filter(({ acknowledged }) => acknowledged === undefined);
+    return { text, json: { server: name, segmentSize, gaps }, exitCode: open.length + damage.lines === 0 ? 0 : 1 };
   }
   const text =
     timelines.length === 0
@@ -55,7 +66,7 @@ export async function listWals(context: CommandContext, name: string, options: L
   return { text, json, exitCode: damage.lines === 0 ? 0 : 1 };
 }
 
-function formatTimeline(summary: TimelineSummary): string {
+function formatTimeline(summary: Omit<TimelineSummary, 'gaps'> & { readonly gaps: readonly Gap[] }): string {
   const compressions = [...summary.byCompression].map(
     ([compression, { files, bytes }]) => `${compression} ${count(files, 'file')} ${formatBytes(bytes)}`,
   );
@@ -67,10 +78,18 @@ function formatTimeline(summary: TimelineSummary): string {
   const lines = [
     `\tTimeline ${summary.timeline}: ${count(summary.segments, 'segment')}${others.length > 0 ? `, ${others.join(', ')}` : ''}, ${formatBytes(summary.stored.bytes)} stored (${compressions.join(', ')})`,
     ...summary.ranges.map((range) => `\t\t${formatRange(range)}`),
-    ...summary.gaps.map((gap) => `\t\tMISSING ${formatRange(gap)}`),
+    ...summary.gaps.map((gap) => `\t\tMISSING ${formatGap(gap)}`),
   ];
   if (summary.encrypted.files > 0) lines.push(`\t\t${count(summary.encrypted.files, 'file')} encrypted`);
   return `${lines.join('\n')}\n`;
+}
+
+function formatGap(gap: Gap): string {
+  const { acknowledged } = gap;
+  // A missing history file is no segment.
+  const range = gap.segments === 0 ? gap.first : formatRange(gap);
+  if (acknowledged === undefined) return range;
+  return `${range}, acknowledged ${formatTime(acknowledged.at)}: ${acknowledged.reason}`;
 }
 
 function formatRange({ first, last, segments }: SegmentRange): string {
@@ -102,4 +121,43 @@ async function listStored(context: CommandContext, name: string, options: ListWa
 function formatFinds(what: string, total: number, first: readonly string[]): string {
   const more = total > first.length ? `\t${total - first.length} more ${what}\n` : '';
   return `${first.map((find) => `\t${what}: ${find}\n`).join('')}${more}`;
+}
+
+/** `list-wals --acknowledge-gap WAL..WAL --reason TEXT SERVER`: what is missing there is no alarm any more, until it is filled. */
+async function acknowledge(context: CommandContext, name: string, options: ListWalsOptions): Promise<Report> {
+  const reason = oneLine(options.reason ?? '');
+  if (options.acknowledgeGap === undefined || reason === '') {
+    throw new WalwardenError('usage', 'expected --acknowledge-gap WAL..WAL together with --reason TEXT');
+  }
+  const range = parseRange(options.acknowledgeGap);
+  await using server = openServer(context.config, findServer(context.config, name), context.logger, context);
+  const acknowledged = await acknowledgeGap(server, range, reason);
+  const parts = acknowledged.map((part) => (part.segments === 0 ? part.first : formatRange(part)));
+  context.logger.warn(
+    { server: name, gaps: parts, reason },
+    `missing WAL of ${name} was acknowledged: ${parts.join(', ')}`,
+  );
+  const text = parts.map((part) => `Server ${name}: ${part} acknowledged as missing: ${reason}\n`).join('');
+  return { text, json: { server: name, acknowledged, reason } };
+}
+
+/** Two segments of one timeline in their order, or one name: of a segment, or of a history file. */
+function parseRange(text: string): { first: WalName; last: WalName } {
+  const [from = '', to = from, ...others] = text.split('..');
+  const [first, last] = [walName(from), walName(to)].map(upperCase);
+  const kinds = [from, to].map((end) => parseWalName(end)?.kind);
+  const isRange = kinds.every((kind) => kind === 'segment') && from.slice(0, 8) === to.slice(0, 8);
+  const isHistory = kinds.every((kind) => kind === 'history') && from === to;
+  if (first === undefined || last === undefined || others.length > 0 || first > last || !(isRange || isHistory)) {
+    throw new WalwardenError(
+      'usage',
+      `--acknowledge-gap: expected two segments of one timeline as FIRST..LAST, one segment, or one history file, found ${JSON.stringify(text)}`,
+    );
+  }
+  return { first, last };
+}
+
+/** As gaps are named. */
+function upperCase(name: WalName): WalName {
+  return walName(name.endsWith('.history') ? `${name.slice(0, 8).toUpperCase()}.history` : name.toUpperCase());
 }

@@ -1,6 +1,7 @@
 import { findServer } from '../config/config.ts';
 import { localLeftovers } from '../server-facts.ts';
 import { rememberRebuilt } from '../server-listing.ts';
+import { reviewGaps } from '../server-gaps.ts';
 import { openServer } from '../server.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { count, type CommandContext, type Report } from './command.ts';
@@ -8,6 +9,8 @@ import { count, type CommandContext, type Report } from './command.ts';
 /** `rebuild-xlogdb SERVER`: a catalogue of what is really archived. Archiving waits meanwhile. */
 export async function rebuildXlogdb(context: CommandContext, name: string): Promise<Report> {
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
+  // A gap that was filled, and is one again by the new catalogue, is acknowledged no more.
+  await reviewGaps(server);
   let files = 0;
   let bytes = 0;
   const startedAt = Date.now();

@@ -37,6 +37,12 @@ export const OWN_OPTIONS = {
     'After this time a file that is still incomplete is reported; an old partial file in streaming that nobody will complete goes to errors.',
   ),
   wal_file_mode: option('global+server', fileMode, '0600', 'The permissions of archived WAL files.'),
+  gap_severity: option(
+    'global+server+model',
+    oneOf('warning', 'critical', 'ok'),
+    'warning',
+    'What `check` makes of missing WAL that was not acknowledged by list-wals --acknowledge-gap: `warning` is exit status 1 of --nagios and none of check itself, `critical` a failure, `ok` only mentions it.',
+  ),
   put_wal_conflict: option(
     'global+server+model',
     oneOf('reject', 'accept'),

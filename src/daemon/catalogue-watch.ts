@@ -1,8 +1,9 @@
 import { within } from '../health/patience.ts';
+import { rememberedGaps } from '../server-gaps.ts';
 import type { Server } from '../server.ts';
 import { walKind } from '../wal/wal-name.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import { summariseWals } from '../wal/wal-ranges.ts';
+import { summariseWals, type TimelineSummary } from '../wal/wal-ranges.ts';
 
 /** What metrics tell of a catalogue. */
 export interface CatalogueFacts {
@@ -10,8 +11,10 @@ export interface CatalogueFacts {
   /** As stored. */
   readonly bytes: number;
   readonly damagedLines: number;
-  /** By timeline: the segments that are missing between those that are there. */
+  /** By timeline: the segments that are missing between those that are there, and were not acknowledged. */
   readonly missing: ReadonlyMap<number, number>;
+  /** Timelines without their history file, where that was not acknowledged. */
+  readonly missingHistories: number;
   /** The segment that was written last. */
   readonly newest: WalFileInfo | null;
 }
@@ -21,10 +24,12 @@ const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 /** What is known of a large catalogue on a slow disk counts for so many times the time between two looks. */
 const STALE_AFTER = 10;
 
+type Read = CatalogueFacts & { readonly timelines: readonly TimelineSummary[] };
+
 /** Reads a catalogue, which may have a million lines, only when it has changed, and not more often than every `everyMs`. */
 export class CatalogueWatch {
   readonly #everyMs: number;
-  #known: { readonly version: string | null; readonly at: number; readonly facts: CatalogueFacts } | null = null;
+  #known: { readonly version: string | null; readonly at: number; readonly facts: Read } | null = null;
   #reading: { readonly began: number; readonly done: Promise<void> } | null = null;
   #segmentSize: number | null = null;
 
@@ -54,14 +59,35 @@ export class CatalogueWatch {
     const at = performance.now();
     try {
       const version = await server.catalogue.version();
-      const facts = this.#known?.version === version ? this.#known.facts : await this.#read(server);
+      const known = this.#known?.version === version ? this.#known.facts : await this.#read(server);
+      // What is acknowledged meanwhile is no alarm any more, though the catalogue is the same.
+      const facts = { ...known, ...(await this.#gaps(server, known.timelines)) };
       this.#known = { version, at, facts };
     } catch {
       this.#known = null;
     }
   }
 
-  async #read(server: Server): Promise<CatalogueFacts> {
+  async #gaps(
+    server: Server,
+    timelines: readonly TimelineSummary[],
+  ): Promise<Pick<CatalogueFacts, 'missing' | 'missingHistories'>> {
+    const found = await rememberedGaps(server, timelines, this.#segmentSize ?? DEFAULT_SEGMENT_SIZE);
+    const missing = new Map<number, number>();
+    let missingHistories = 0;
+    for (const { timeline, segments } of timelines) {
+      const open = (found.get(timeline) ?? []).filter(({ acknowledged }) => acknowledged === undefined);
+      missingHistories += open.filter((gap) => gap.segments === 0).length;
+      if (segments > 0)
+        missing.set(
+          timeline,
+          open.reduce((sum, gap) => sum + gap.segments, 0),
+        );
+    }
+    return { missing, missingHistories };
+  }
+
+  async #read(server: Server): Promise<Read> {
     const { catalogue } = server;
     this.#segmentSize ??= await server.segmentSize();
     let damagedLines = 0;
@@ -75,14 +101,13 @@ export class CatalogueWatch {
       }
     }
     const timelines = await summariseWals(batches(), this.#segmentSize ?? DEFAULT_SEGMENT_SIZE);
-    const withSegments = timelines.filter(({ segments }) => segments > 0);
     return {
       files: timelines.reduce((sum, { stored }) => sum + stored.files, 0),
       bytes: timelines.reduce((sum, { stored }) => sum + stored.bytes, 0),
       damagedLines,
-      missing: new Map(
-        withSegments.map(({ timeline, gaps }) => [timeline, gaps.reduce((sum, { segments }) => sum + segments, 0)]),
-      ),
+      missing: new Map(),
+      missingHistories: 0,
+      timelines,
       newest,
     };
   }

@@ -33,7 +33,15 @@ const GAUGES = {
   files: ['walwarden_catalogue_files', 'Files that the catalogue has.'],
   bytes: ['walwarden_catalogue_stored_bytes', 'Bytes of the files that the catalogue has, as they are stored.'],
   damaged: ['walwarden_catalogue_damaged_lines', 'Lines of the catalogue that are none.'],
-  missing: ['walwarden_missing_segments', 'Segments that are missing between archived ones of a timeline.', 'timeline'],
+  missing: [
+    'walwarden_missing_segments',
+    'Segments that are missing between archived ones of a timeline, and were not acknowledged.',
+    'timeline',
+  ],
+  histories: ['walwarden_missing_history_files', 'Timelines whose history file is missing, and was not acknowledged.'],
+  listed: ['walwarden_listing_timestamp_seconds', 'When what is stored was listed last.'],
+  lost: ['walwarden_listing_missing_files', 'Files of the catalogue that were not stored when that was listed last.'],
+  unlisted: ['walwarden_listing_unlisted_files', 'Stored files that had no line in the catalogue then.'],
   receiver: ['walwarden_receiver_state', 'What receive-wal does: 1 for its state, 0 for the others.', 'state'],
   streamed: ['walwarden_receiver_last_streamed_timestamp_seconds', 'When receive-wal received last, to half a minute.'],
   receiverStarts: [
@@ -118,6 +126,10 @@ export class ServerGauges {
     set('files', facts.catalogue?.files);
     set('bytes', facts.catalogue?.bytes);
     set('damaged', facts.catalogue?.damagedLines);
+    set('histories', facts.catalogue?.missingHistories);
+    set('listed', seconds(facts.listing?.finishedAt ?? null));
+    set('lost', facts.listing?.missing.count);
+    set('unlisted', facts.listing?.unlisted.count);
     for (const [timeline, segments] of facts.catalogue?.missing ?? []) set('missing', segments, String(timeline));
     if (receiving !== null && facts.receiver !== undefined) {
       const report = facts.receiver;

@@ -1,8 +1,10 @@
+import type { ArchiveListing } from '../archiver/archive-listing.ts';
 import type { ServerConfig } from '../config/config.ts';
 import { isS3Location } from '../config/values.ts';
 import { within } from '../health/patience.ts';
 import { readReceiverReport, type ReceiverReport } from '../receiver/receiver-report.ts';
 import { diskSpace, errorNames, queueFacts } from '../server-facts.ts';
+import { rememberedListing } from '../server-listing.ts';
 import type { Server } from '../server.ts';
 import { CatalogueWatch, type CatalogueFacts } from './catalogue-watch.ts';
 import type { ServerView } from './daemon-view.ts';
@@ -44,6 +46,8 @@ interface Found {
   receiver?: ReceiverReport | null;
   /** Free and total bytes by directory. */
   disks?: ReadonlyMap<string, Space>;
+  /** The last listing of the archive; null when there was none. */
+  listing?: ArchiveListing | null;
 }
 
 export interface LookFacts extends Found {
@@ -127,6 +131,7 @@ export class ServerLook {
       async () => void (facts.errors = countErrors(await errorNames(options.errors_directory))),
       async () => void (facts.receiver = await readReceiverReport(server.receiver.reportPath)),
       async () => void (facts.disks = await disksOf(options)),
+      async () => void (facts.listing = await rememberedListing(server).read()),
     ];
     for (const step of steps) {
       try {

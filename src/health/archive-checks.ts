@@ -1,6 +1,7 @@
 import { count, formatBytes, formatMoment, formatSpan, formatTime } from '../words.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import type { SegmentRange } from '../wal/wal-ranges.ts';
+import type { Gap } from '../wal/gaps.ts';
+import type { SegmentRange, TimelineSummary } from '../wal/wal-ranges.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import type { CheckResult } from './check-strategy.ts';
 import type { ListingFacts } from './listing-check.ts';
@@ -67,6 +68,8 @@ export interface ArchiveFacts {
   readonly listing: ListingFacts | null;
   /** Of the files that were missing in it: those that have a line now. */
   readonly stillListed: readonly WalName[];
+  readonly timelines: readonly TimelineSummary[];
+  readonly segmentSize: number;
   /** Files to be looked at: the newest, the oldest by name, and those at a third and at two thirds of the catalogue. */
   readonly sample: readonly WalName[];
 }
@@ -156,15 +159,33 @@ export function checkQueue({ directory, files }: QueueFacts, options: QueueCheck
   ];
 }
 
-/** What is missing in the archive, in a line; null when nothing is. */
+/** What is missing in the archive, in a line; null when nothing is. A history file counts as no segment. */
 export function describeGaps(gaps: readonly SegmentRange[], server: string): string | null {
-  const [first] = gaps;
-  const last = gaps.at(-1);
-  if (first === undefined || last === undefined) return null;
-  const missing = gaps.reduce((sum, { segments }) => sum + segments, 0);
-  const where = missing === 1 ? first.first : `between ${first.first} and ${last.last}`;
-  return `${count(missing, 'segment')} missing, ${where}: walwarden list-wals --gaps ${server}; a recovery can't go across them`;
+  const ranges = gaps.filter(({ segments }) => segments > 0);
+  const histories = gaps.filter(({ segments }) => segments === 0).map(({ first }) => first);
+  const [first] = ranges;
+  const last = ranges.at(-1);
+  const parts: string[] = [];
+  if (first !== undefined && last !== undefined) {
+    const missing = ranges.reduce((sum, { segments }) => sum + segments, 0);
+    const where = missing === 1 ? first.first : `between ${first.first} and ${last.last}`;
+    parts.push(`${count(missing, 'segment')} missing, ${where}`);
+  }
+  if (histories.length > 0) parts.push(`history missing, ${histories.join(', ')}`);
+  if (parts.length === 0) return null;
+  return `${parts.join('; ')}: walwarden list-wals --gaps ${server}; a recovery can't go across them`;
 }
+
+/** That there are no gaps, for who is told that all is well; or that there are, and why that is no alarm. */
+export function praiseGaps(gaps: readonly Gap[], files: number): string {
+  const open = gaps.filter(({ acknowledged }) => acknowledged === undefined).length;
+  if (open > 0) return `${count(open, 'gap')} that gap_severity makes nothing of`;
+  const known = gaps.length === 0 ? '' : ` but ${count(gaps.length, 'acknowledged one')}`;
+  return `no gap${known} in ${count(files, 'catalogued file')}`;
+}
+
+/** What `gap_severity` makes of gaps that nobody has acknowledged. */
+export type GapSeverity = 'warning' | 'critical' | 'ok';
 
 /** `wal maximum age`: `last_wal_maximum_age` in milliseconds. */
 export function checkWalAge(newest: WalFileInfo | null, maximum: number | null, now: number): CheckResult {

@@ -12,7 +12,7 @@ export interface MonitoredServer {
 /** What a plugin prints, and its exit status. */
 export interface NagiosReport {
   readonly text: string;
-  readonly exitCode: 0 | 2;
+  readonly exitCode: 0 | 1 | 2;
 }
 
 /**
@@ -26,6 +26,14 @@ export function nagiosReport(servers: readonly MonitoredServer[]): NagiosReport 
   const ignored = failing.filter(({ active }) => !active).map(({ name }) => ` * IGNORING: ${name}`);
   const data = servers.flatMap(performanceData);
   const suffix = `${ignored.join('')}${data.length === 0 ? '' : `|${data.join(' ')}`}`;
+  const warned = servers.filter(({ active, results }) => active && results.some(isWarning));
+  const warnings = warned.flatMap(({ name, results }) =>
+    results.filter(isWarning).map((result) => warning(name, result)),
+  );
+  if (critical.length === 0 && warned.length > 0) {
+    const text = `BARMAN WARNING - ${who(warned, servers, 'a look')}${warnings.join('')}${suffix}\n`;
+    return { text, exitCode: 1 };
+  }
   if (critical.length === 0) {
     const good = servers.filter((server) => !failing.includes(server));
     return { text: `BARMAN OK - ${praise(good)}${suffix}\n`, exitCode: 0 };
@@ -34,14 +42,31 @@ export function nagiosReport(servers: readonly MonitoredServer[]): NagiosReport 
     const checks = results.filter(({ ok }) => !ok).map(({ check }) => check);
     return ` * ${name} FAILED: ${[...new Set(checks)].join(', ')}`;
   });
-  const who =
-    servers.length === 1
-      ? `server ${critical[0]?.name ?? ''} needs attention`
-      : `${critical.length} of ${servers.length} servers need attention`;
   const details = critical.flatMap(({ name, results }) =>
     results.filter(({ ok }) => !ok).map((result) => detail(name, result)),
   );
-  return { text: [`BARMAN CRITICAL - ${who}${summary.join('')}${suffix}`, ...details, ''].join('\n'), exitCode: 2 };
+  return {
+    text: [
+      `BARMAN CRITICAL - ${who(critical, servers, 'attention')}${[...summary, ...warnings].join('')}${suffix}`,
+      ...details,
+      '',
+    ].join('\n'),
+    exitCode: 2,
+  };
+}
+
+function who(some: readonly MonitoredServer[], all: readonly MonitoredServer[], what: string): string {
+  if (all.length === 1) return `server ${some[0]?.name ?? ''} needs ${what}`;
+  return `${some.length} of ${all.length} servers need ${what}`;
+}
+
+function isWarning({ ok, severity }: CheckResult): boolean {
+  return ok && severity === 'warning';
+}
+
+/** What it is about stands in the first line, which is all that most dashboards show. */
+function warning(server: string, { check, hint }: CheckResult): string {
+  return ` * ${server} WARNING: ${check}${hint === null || hint === '' ? '' : ` (${plain(hint)})`}`;
 }
 
 /** When nothing could be checked at all. */

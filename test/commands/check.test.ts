@@ -309,7 +309,7 @@ test('nagios output is one line and exit status 0 while all is well, else 2 with
     const good = await server.cli(['check', '--nagios', 'main']);
     expect(good.status).toBe(0);
     expect(good.stdout).toMatch(
-      /^BARMAN OK - WAL of main is safe and sound: never listed; the newest, .*, 1 file, looked at now\|main_wals=\d+B\n$/,
+      /^BARMAN OK - WAL of main is safe and sound: no gap in 1 catalogued file; never listed; the newest, .*, 1 file, looked at now\|main_wals=\d+B\n$/,
     );
   }));
 

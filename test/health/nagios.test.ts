@@ -67,3 +67,42 @@ test('nothing in a reason can look like performance data or another line', () =>
   );
   expect(nagiosFailureReport('a|b\nc')).toEqual({ text: 'BARMAN CRITICAL - a¦b; c\n', exitCode: 2 });
 });
+
+const warned = (name: string, active = true): MonitoredServer => ({
+  name,
+  active,
+  results: [{ check: 'WAL archive', ok: true, hint: '1 segment missing, A|B', severity: 'warning' }, size],
+});
+
+test('a warning is exit status 1, with what it is about in the first line', () => {
+  expect(nagiosReport([warned('main')])).toEqual({
+    text: 'BARMAN WARNING - server main needs a look * main WARNING: WAL archive (1 segment missing, A¦B)|main_wals=1024B\n',
+    exitCode: 1,
+  });
+  expect(nagiosReport([good('a'), warned('b'), warned('c', false)])).toMatchObject({
+    text: expect.stringMatching(/^BARMAN WARNING - 1 of 3 servers need a look \* b WARNING: WAL archive \(.*\)\|/),
+    exitCode: 1,
+  });
+});
+
+test('beside a failure a warning is told, and the failure decides', () => {
+  const { text, exitCode } = nagiosReport([bad('a'), warned('b')]);
+  expect(text.split('|')[0]).toBe(
+    'BARMAN CRITICAL - 1 of 2 servers need attention * a FAILED: PostgreSQL, archiver errors * b WARNING: WAL archive (1 segment missing, A¦B)',
+  );
+  expect(exitCode).toBe(2);
+});
+
+test('praise names what was checked', () => {
+  const praised = (name: string): MonitoredServer => ({
+    name,
+    active: true,
+    results: [{ check: 'archived files', ok: true, hint: null, praise: 'no gap in 3 catalogued files' }],
+  });
+  expect(nagiosReport([praised('a')]).text).toBe(
+    'BARMAN OK - WAL of a is safe and sound: no gap in 3 catalogued files\n',
+  );
+  expect(nagiosReport([praised('a'), good('b')]).text.split('|')[0]).toBe(
+    'BARMAN OK - WAL of 2 servers is safe and sound * a: no gap in 3 catalogued files * b',
+  );
+});
