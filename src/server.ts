@@ -223,6 +223,7 @@ export function openServer(
     stallTimeoutMs: options.receive_wal_stall_timeout,
     newestArchived: async () =>
       (await catalogue.readLast()).findLast(({ name: archived }) => walKind(archived) === 'segment')?.name ?? null,
+    archivedAmong: (names) => strategy.stored(names),
     readArchived: async (wal) => {
       const stored = await strategy.read(wal);
       return stored === null ? null : plainBytes(stored, wal, keys);

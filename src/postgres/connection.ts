@@ -30,6 +30,12 @@ export interface Connection extends AsyncDisposable {
     values?: readonly (string | null)[],
     limits?: { readonly timeoutMs?: number; readonly signal?: AbortSignal | undefined },
   ): Promise<Row[]>;
+  /**
+   * Has WAL sent over a replication connection, and ends that with the first
+   * of it; nothing is confirmed. `dataExpected`: there is WAL behind the
+   * position, else the server's consent has to do. Throws {@link PostgresError}.
+   */
+  startReplication(command: string, dataExpected: boolean): Promise<void>;
 }
 
 const DEFAULT_TIMEOUT_MS = 30_000;
@@ -58,6 +64,7 @@ export async function connect(conninfo: string, options: ConnectOptions = {}): P
     versionText,
     query: (sql, values, limits) =>
       session.query(sql, values, { timeoutMs: limits?.timeoutMs ?? timeoutMs, signal: limits?.signal ?? signal }),
+    startReplication: (command, dataExpected) => session.startReplication(command, dataExpected, { timeoutMs, signal }),
     [Symbol.asyncDispose]: () => session.close(),
   };
 }

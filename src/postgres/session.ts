@@ -5,6 +5,7 @@ import { AuthenticationWatch } from './authentication.ts';
 import type { Row } from './connection.ts';
 import type { ConnectionPlan, HostPlan } from './connection-plan.ts';
 import { failureOfServerError, PostgresError } from './failure.ts';
+import { ReplicationStart } from './replication-start.ts';
 import { StartupStream } from './startup-stream.ts';
 
 export interface SessionOptions {
@@ -14,6 +15,11 @@ export interface SessionOptions {
   readonly replication: boolean;
   /** Where the connection string has none. */
   readonly applicationName: string;
+}
+
+interface Limits {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** How long a server may take to hear that we go. */
@@ -85,21 +91,28 @@ export class Session {
    * The rows of one statement. After a timeout or an abort the session can't be
    * used any more: its answer could still come.
    */
-  query(
-    sql: string,
-    values: readonly (string | null)[] | undefined,
-    limits: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
-  ): Promise<Row[]> {
-    const answer = this.#turn.then(() => this.#ask(sql, values, limits));
+  query(sql: string, values: readonly (string | null)[] | undefined, limits: Limits): Promise<Row[]> {
+    return this.#inTurn(async () => {
+      // Without values it is the simple protocol, the only one for replication commands.
+      const result = await this.#client.query<Record<string, string | null>>(
+        values === undefined ? { text: sql } : { text: sql, values: [...values] },
+      );
+      return result.rows;
+    }, limits);
+  }
+
+  /** See {@link Connection.startReplication}. */
+  startReplication(command: string, dataExpected: boolean, limits: Limits): Promise<void> {
+    return this.#inTurn(() => this.#client.query(new ReplicationStart(command, dataExpected)).done, limits);
+  }
+
+  #inTurn<T>(ask: () => Promise<T>, limits: Limits): Promise<T> {
+    const answer = this.#turn.then(() => this.#ask(ask, limits));
     this.#turn = answer.catch(() => undefined);
     return answer;
   }
 
-  async #ask(
-    text: string,
-    values: readonly (string | null)[] | undefined,
-    { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
-  ): Promise<Row[]> {
+  async #ask<T>(ask: () => Promise<T>, { timeoutMs, signal }: Limits): Promise<T> {
     if (this.#stream.destroyed) throw this.#loss();
     const give = (error: Error): void => void this.#stream.destroy(error);
     const late = new PostgresError('unreachable', `the server gave no answer within ${timeoutMs / 1000} s`);
@@ -108,11 +121,7 @@ export class Session {
     signal?.addEventListener('abort', onAbort);
     if (signal?.aborted === true) onAbort();
     try {
-      // Without values it is the simple protocol, the only one for replication commands.
-      const result = await this.#client.query<Record<string, string | null>>(
-        values === undefined ? { text } : { text, values: [...values] },
-      );
-      return result.rows;
+      return await ask();
     } catch (error) {
       throw this.#stream.errored === null ? explainSessionError(error) : this.#loss();
     } finally {

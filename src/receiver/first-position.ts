@@ -3,7 +3,8 @@ import { formatLsn } from '../wal/lsn.ts';
 import { parseWalName, segmentOfLsn, segmentStart, type WalName } from '../wal/wal-name.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
-import { warnOfGap, type ReceiverSlot } from './slot.ts';
+import { whyNotSent, type StartQuestion } from './next-start.ts';
+import { moveSlotForward, warnOfGap, type ReceiverSlot } from './slot.ts';
 import { createPosition } from './streaming-directory.ts';
 import { connectForStatus, statusOption, type StreamingServer } from './streaming-server.ts';
 
@@ -46,6 +47,41 @@ export async function beginReceiving(
     { server: name, archived: formatLsn(archived.lsn), begins: formatLsn(begins) },
     `the archive of ${name} ends at ${formatLsn(archived.lsn)}, and receiving begins at ${formatLsn(begins)}: ` +
       `unless archive_command delivers what lies between, it is missing in the archive, and a new base backup is needed`,
+  );
+}
+
+/**
+ * The same where the server has not the WAL any more that the slot stands at:
+ * where the archive ends, if the server has that, and the slot is moved there.
+ * False: the slot is of use. Throws `wal-removed` when nothing leads on.
+ */
+export async function beginBehindArchive({ settings, connection, server, slot }: StartQuestion): Promise<boolean> {
+  if (slot === null || !('lsn' in slot.place)) return false;
+  const { state, lsn } = slot.place;
+  const isGone = async (): Promise<boolean> =>
+    (await whyNotSent(settings, connection, { timeline: timelineAt(lsn, server), lsn }, server, null)) !== null;
+  if (state === 'reserved' || (state === 'unsure' && !(await isGone()))) return false;
+  const archived = await behindArchive(settings, server);
+  if (archived === null || archived.lsn < lsn || !judgePosition(archived, server).reachable)
+    throw misplaced(settings, slot.name);
+  const at = { timeline: timelineAt(archived.lsn, server), lsn: archived.lsn };
+  if ((await whyNotSent(settings, connection, at, server, null)) !== null) throw misplaced(settings, slot.name);
+  await moveSlotForward(settings, slot.name, at.lsn);
+  const entry = await createPosition(settings.streamingDirectory, at, server.segmentSize);
+  settings.logger.warn(
+    { server: settings.server, slot: slot.name, file: entry },
+    `the server has removed the WAL that replication slot "${slot.name}" stood at: it was moved to where the archive ends, at ${formatLsn(at.lsn)}, and receiving begins there`,
+  );
+  return true;
+}
+
+function misplaced({ server }: ReceiverSettings, slot: string): PostgresError {
+  return new PostgresError(
+    'wal-removed',
+    `the server has removed the WAL that replication slot "${slot}" of ${server} stands at, and nothing tells where else to begin`,
+    {
+      hint: `walwarden receive-wal --reset ${server} makes the slot again, at WAL that is there; unless the archive has what is missing (walwarden list-wals --gaps ${server}), take a new base backup`,
+    },
   );
 }
 

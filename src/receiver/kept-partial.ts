@@ -31,7 +31,13 @@ const UNFINISHED = '.tmp';
 /** PostgreSQL's pages begin with a header that is not zero; only behind a switch to the next segment they don't. */
 const PAST = 64 * 1024;
 
-const directoryOf = ({ reportPath }: KeptSettings): string => join(dirname(reportPath), '.receive-wal-kept');
+const directoryOf = ({ reportPath }: Pick<KeptSettings, 'reportPath'>): string =>
+  join(dirname(reportPath), '.receive-wal-kept');
+
+/** Where the copy of a partial file lies, if there is one. */
+export function keptPath(settings: Pick<KeptSettings, 'reportPath'>, entry: string): string {
+  return join(directoryOf(settings), entry);
+}
 
 /** Keeps a copy of what the partial file holds that pg_receivewal goes on with. The copy is durable when it resolves. */
 export async function keepReceived(settings: KeptSettings, start: StreamingStart, segmentSize: number): Promise<void> {

@@ -1,8 +1,9 @@
 import { readIdentity } from '../archiver/identity.ts';
+import type { Lsn } from '../wal/lsn.ts';
 import { hintFor, PostgresError } from '../postgres/failure.ts';
 import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
-import { beginReceiving } from './first-position.ts';
+import { beginBehindArchive, beginReceiving } from './first-position.ts';
 import { provideHistoryFiles } from './history-files.ts';
 import { settleKept } from './kept-partial.ts';
 import { repairPartials } from './partial-file.ts';
@@ -10,6 +11,7 @@ import { findPgReceivewal, type PgReceivewal } from './pg-receivewal.ts';
 import type { ReceiverCause } from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { checkPosition } from './received-position.ts';
+import { settleStart, type NextStart } from './next-start.ts';
 import { prepareSlot, warnOfGap } from './slot.ts';
 import { checkStreamingDirectory, findStreamingStart, listStreamingFiles } from './streaming-directory.ts';
 import { askStreamingServer, connectForStreaming, streamingOption, type StreamingServer } from './streaming-server.ts';
@@ -23,6 +25,8 @@ export interface ReadyToStream {
   readonly segmentSize: number;
   /** `--synchronous`: we are listed in synchronous_standby_names. */
   readonly synchronous: boolean;
+  /** Without `--slot` until so much is received: the slot reserves WAL from there on only, and would be moved back. */
+  readonly withoutSlotUntil?: Lsn;
 }
 
 /**
@@ -46,16 +50,23 @@ export async function prepareToStream(settings: ReceiverSettings, signal?: Abort
   if (start === null) await settleKept(settings, null);
   else await checkPosition(settings, start, server, signal);
   const slot = await prepareSlot(settings, connection, signal);
-  if (start === null) await beginReceiving(settings, slot, server, signal);
-  else if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
+  const question = { settings, connection, server, slot, signal };
+  let next: NextStart | null = null;
+  if (start === null) {
+    if (!(await beginBehindArchive(question))) await beginReceiving(settings, slot, server, signal);
+  } else {
+    if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
+    next = await settleStart(question, start);
+  }
   await repairPartials(settings, files, server.segmentSize);
-  await provideHistoryFiles(settings, connection, start?.timeline ?? server.timeline, server);
+  await provideHistoryFiles(settings, connection, next?.timeline ?? server.timeline, server);
   return {
     program,
     serverVersion: server.version,
     systemIdentifier: server.systemIdentifier,
     segmentSize: server.segmentSize,
     synchronous: isSynchronous(settings, server),
+    ...(next === null || next.until === null ? {} : { withoutSlotUntil: next.until }),
   };
 }
 

@@ -26,5 +26,7 @@ export interface ReceiverSettings {
   readonly newestArchived?: () => Promise<WalName | null>;
   /** The plain bytes of an archived segment; null when it isn't archived. Throws when that can't be told. */
   readonly readArchived?: (name: WalName) => Promise<Buffer | null>;
+  /** Those of these names that are archived. Throws when that can't be told. */
+  readonly archivedAmong?: (names: readonly WalName[]) => Promise<ReadonlySet<WalName>>;
   readonly logger: Logger;
 }

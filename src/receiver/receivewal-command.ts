@@ -25,7 +25,7 @@ const TCP_USER_TIMEOUT_SINCE = 12;
 /** The command line of pg_receivewal. Throws `misconfigured` for a conninfo that it can't be given. */
 export function receivewalCommand(
   settings: Pick<ReceiverSettings, 'streamingDirectory' | 'postgres' | 'stallTimeoutMs'>,
-  { program, synchronous }: Pick<ReadyToStream, 'program' | 'synchronous'>,
+  { program, synchronous, withoutSlotUntil }: Pick<ReadyToStream, 'program' | 'synchronous' | 'withoutSlotUntil'>,
   ours: NodeJS.ProcessEnv = process.env,
 ): ReceivewalCommand {
   const { streamingDirectory, postgres } = settings;
@@ -47,7 +47,7 @@ export function receivewalCommand(
       '--verbose',
       `--status-interval=${statusIntervalS(settings)}`,
       `--directory=${streamingDirectory}`,
-      ...(postgres.slotName === null ? [] : [`--slot=${postgres.slotName}`]),
+      ...(postgres.slotName === null || withoutSlotUntil !== undefined ? [] : [`--slot=${postgres.slotName}`]),
       ...(synchronous ? ['--synchronous'] : []),
       `--dbname=${conninfo}`,
     ],

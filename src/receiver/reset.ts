@@ -1,15 +1,18 @@
 import { join } from 'node:path';
 import { fsyncDirectory, moveUnlessThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import type { Connection } from '../postgres/connection.ts';
 import { claimPath } from '../storage/claim.ts';
-import { formatLsn } from '../wal/lsn.ts';
+import type { PostgresError } from '../postgres/failure.ts';
+import { formatLsn, type Lsn } from '../wal/lsn.ts';
 import { isWalName, segmentOfLsn } from '../wal/wal-name.ts';
 import { releaseKept } from './kept-partial.ts';
+import { askStart, goOn, whyNotSent, type StartQuestion } from './next-start.ts';
 import { checkIdentity } from './preflight.ts';
 import { receivedAhead } from './received-position.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
-import { slotForReset } from './slot.ts';
+import { existingSlot, remakeSlot, slotForReset, type ReceiverSlot } from './slot.ts';
 import {
   checkStreamingDirectory,
   comesAfter,
@@ -17,6 +20,7 @@ import {
   findStreamingStart,
   listStreamingFiles,
   readHeader,
+  setAside,
   type SegmentPlace,
   type StreamingFile,
   type StreamingStart,
@@ -39,21 +43,39 @@ export async function resetStreaming(settings: ReceiverSettings): Promise<string
   const files = await listStreamingFiles(streamingDirectory, server.segmentSize);
   const start = findStreamingStart(files, server.segmentSize);
   const lines = await releaseKept(settings, 'different');
-  if (start === null) return [...lines, ALIGNED].join('\n');
+  if (start === null) {
+    lines.push(...(await replaceUselessSlot(settings, connection, server)));
+    return [...lines, ALIGNED].join('\n');
+  }
   const header = await readHeader(streamingDirectory, start.file);
   const ofOtherCluster = header !== null && header.systemIdentifier !== server.systemIdentifier;
   // Before a slot is made there.
   if (!ofOtherCluster) refuseAhead(start, server, settings);
   const slot = await slotForReset(settings, connection);
-  const target = targetOf(slot?.restartLsn ?? null, server);
   // What the server has lost would be written over.
   const keeps = !ofOtherCluster && (await receivedAhead(settings, start, server)) === null;
-  if (keeps && isAligned(start, target, server)) return [...lines, ALIGNED].join('\n');
+  const question = { settings, connection, server, slot };
+  if (keeps && slot !== null && judgePosition(start, server).reachable) {
+    const decision = await askStart(question, start, { prove: true });
+    if (decision.kind === 'start' && (await whyNotStarted(question, start, decision)) === null) {
+      return [...lines, ALIGNED].join('\n');
+    }
+    if (decision.kind === 'go-on') {
+      lines.push('Resetting receive-wal directory status', ...(await releaseKept(settings, 'all')));
+      return [...lines, ...(await goOn(question, start, decision))].join('\n');
+    }
+  }
+  const usable = slot === null ? null : await usableSlot(question, slot);
+  const target = targetOf(usable?.restartLsn ?? null, server);
+  if (keeps && slot === null && isAligned(start, target, server)) return [...lines, ALIGNED].join('\n');
 
+  // Before anything is moved: it is shown that streaming works there.
+  const refused = await whyNotSent(settings, connection, target, server, slot?.name ?? null);
+  if (refused !== null) throw refused;
   lines.push('Resetting receive-wal directory status', ...(await releaseKept(settings, 'all')));
   const place: SegmentPlace = { timeline: target.timeline, segment: target.lsn / size(server), partial: true };
   for (const file of files) {
-    if (file.partial) lines.push(await setAside(settings, file));
+    if (file.partial) lines.push(await setAside(settings, file, OTHER_PLACE));
     // Also one of the same timeline and number: pg_receivewal prefers it to the partial file.
     else if (file.segment !== 0n && comesAfter(file, place)) lines.push(await leaveToArchiver(settings, file));
   }
@@ -97,20 +119,51 @@ function refuseAhead(start: StreamingStart, server: StreamingServer, settings: R
   );
 }
 
-async function setAside({ streamingDirectory, errors }: ReceiverSettings, { entry }: StreamingFile): Promise<string> {
-  const path = join(streamingDirectory, entry);
-  const moved = await errors.take(path, entry, 'reset', 'receive-wal --reset began at another place');
-  return `Moving status file ${path} to ${join(errors.path, moved)}`;
+/** Whether streaming would start where it is, as it would be started. */
+function whyNotStarted(
+  { settings, connection, server, slot }: StartQuestion,
+  start: StreamingStart,
+  { until }: { readonly until: Lsn | null },
+): Promise<PostgresError | null> {
+  return whyNotSent(settings, connection, start, server, until === null ? (slot?.name ?? null) : null);
+}
+
+const OTHER_PLACE = 'receive-wal --reset began at another place';
+
+/** The slot, or one made again in its place where it keeps no WAL, or keeps what is not there. */
+async function usableSlot({ settings, connection, server }: StartQuestion, slot: ReceiverSlot): Promise<ReceiverSlot> {
+  const { place, name } = slot;
+  // What can't be asked for can't be judged; whether it works is seen in the end.
+  if (place.state === 'reserved' || place.state === 'unknown' || place.state === 'none') return slot;
+  if (place.state === 'unsure') {
+    const at = { timeline: timelineAt(place.lsn, server), lsn: place.lsn };
+    if ((await whyNotSent(settings, connection, at, server, name)) === null) return slot;
+  }
+  return remakeSlot(settings, name, connection);
+}
+
+/** In an empty directory receiving begins where the slot is: that has to be a place whose WAL is there. */
+async function replaceUselessSlot(
+  settings: ReceiverSettings,
+  connection: Connection,
+  server: StreamingServer,
+): Promise<string[]> {
+  const slot = await existingSlot(settings, connection);
+  if (slot === null || slot.place.state === 'empty') return [];
+  const usable = await usableSlot({ settings, connection, server, slot }, slot);
+  return usable === slot
+    ? []
+    : [`Replication slot '${slot.name}' made again: it kept no WAL that the server still has`];
 }
 
 /** Under a claim's name; where that is taken by a claim of an interrupted pass, to errors. */
 async function leaveToArchiver(settings: ReceiverSettings, file: StreamingFile): Promise<string> {
   const { streamingDirectory } = settings;
   const path = join(streamingDirectory, file.entry);
-  if (!isWalName(file.entry)) return setAside(settings, file);
+  if (!isWalName(file.entry)) return setAside(settings, file, OTHER_PLACE);
   const claim = claimPath(path, file.entry);
   try {
-    if (!(await moveUnlessThere(path, claim))) return await setAside(settings, file);
+    if (!(await moveUnlessThere(path, claim))) return await setAside(settings, file, OTHER_PLACE);
     await fsyncDirectory(streamingDirectory);
   } catch (cause) {
     if (errnoOf(cause) === undefined) throw cause;

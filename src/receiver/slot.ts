@@ -14,6 +14,7 @@ import {
 import { lsnOf } from '../postgres/text-values.ts';
 import { formatLsn, type Lsn } from '../wal/lsn.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
+import type { SlotPlace } from './start-decision.ts';
 import { connectForStatus, explained, statusOption, streamingOption } from './streaming-server.ts';
 
 /** What is known of the replication slot that `slot_name` names. */
@@ -25,10 +26,28 @@ export interface ReceiverSlot {
   readonly created: boolean;
   /** Why its position is not known; null when it is. */
   readonly unknown: UnknownReason | null;
+  /** What it reserves. */
+  readonly place: SlotPlace;
 }
 
 /** So long a server may take to notice that a receiver has ended. */
 const LINGERS_MS = 5_000;
+
+/** Moves a slot forward, which only a query can. Throws {@link PostgresError}. */
+export async function moveSlotForward(settings: ReceiverSettings, name: string, to: Lsn): Promise<void> {
+  const { postgres, server } = settings;
+  if (postgres.walConninfo === null) {
+    throw new PostgresError('misconfigured', `replication slot "${name}" can't be moved forward without conninfo`, {
+      hint: `set conninfo of [${server}], or let walwarden receive-wal --reset ${server} make the slot again`,
+    });
+  }
+  await using connection = await connectForStatus(settings, postgres.walConninfo);
+  try {
+    await connection.query('select pg_catalog.pg_replication_slot_advance($1, $2)', [name, formatLsn(to)]);
+  } catch (error) {
+    throw explained(error, settings, statusOption(postgres));
+  }
+}
 
 /** What came of the attempt to ask. */
 export type UnknownReason = PostgresError | 'nobody to ask';
@@ -55,47 +74,85 @@ export async function prepareSlot(
   const name = postgres.slotName;
   if (name === null) return null;
   const found = await findSlot(settings, name, replication, signal);
-  if (found instanceof UnknownSlot) return { name, restartLsn: null, created: false, unknown: found.reason };
+  if (found instanceof UnknownSlot) return unknownSlot(name, found.reason);
   if (found === null) {
     if (createSlot === 'auto') return makeSlot(settings, name, replication, signal);
-    throw new PostgresError('slot-missing', `replication slot "${name}" of ${server} does not exist`, {
-      hint: `create it with walwarden receive-wal --create-slot ${server}, or set create_slot = auto; slot_name is where its name comes from`,
-    });
+    throw missing(settings, name);
   }
   checkType(settings, name, found);
   if (found.active) throw inUse(settings, name, found);
   const loss = lossOf(found);
-  if (loss !== null) throw lost(server, name, loss);
+  if (loss?.invalidated === true) throw lost(server, name, loss);
   if (found.walStatus === 'unreserved') {
     settings.logger.warn(
       { server, slot: name },
       `replication slot "${name}" is about to be lost: it holds back more WAL than max_slot_wal_keep_size allows; raise that`,
     );
   }
-  return { name, restartLsn: found.restartLsn, created: false, unknown: null };
+  return slotAt(name, found);
 }
 
 /** As {@link prepareSlot} for a reset: where a slot can't say anything useful, null. Throws {@link PostgresError}: in use, of the wrong type. */
 export async function slotForReset(settings: ReceiverSettings, replication: Connection): Promise<ReceiverSlot | null> {
   const name = settings.postgres.slotName;
   if (name === null) return null;
-  const found = await findFreeSlot(settings, name, replication);
-  if (found instanceof UnknownSlot) return null;
+  const slot = await existingSlot(settings, replication);
+  if (slot !== null) return slot;
   // Made now, it protects what the new position needs from now on.
-  if (found === null) return settings.createSlot === 'auto' ? makeSlot(settings, name, replication) : null;
-  checkType(settings, name, found);
-  if (lossOf(found) !== null) return remakeSlot(settings, name, replication);
-  return { name, restartLsn: found.restartLsn, created: false, unknown: null };
+  if (settings.createSlot === 'auto') return makeSlot(settings, name, replication);
+  throw missing(settings, name, `, then walwarden receive-wal --reset ${settings.server} again`);
 }
 
+/** The slot as it is, free to be used, and made again where it was invalidated; null: there is none. Throws {@link PostgresError}. */
+export async function existingSlot(settings: ReceiverSettings, replication: Connection): Promise<ReceiverSlot | null> {
+  const name = settings.postgres.slotName;
+  if (name === null) return null;
+  const found = await findFreeSlot(settings, name, replication);
+  if (found instanceof UnknownSlot) return unknownSlot(name, found.reason);
+  if (found === null) return null;
+  checkType(settings, name, found);
+  return lossOf(found)?.invalidated === true ? remakeSlot(settings, name, replication) : slotAt(name, found);
+}
+
+function missing({ server }: ReceiverSettings, name: string, then = ''): PostgresError {
+  return new PostgresError('slot-missing', `replication slot "${name}" of ${server} does not exist`, {
+    hint: `create it with walwarden receive-wal --create-slot ${server}${then}, or set create_slot = auto; slot_name is where its name comes from`,
+  });
+}
+
+function slotAt(name: string, found: ReplicationSlot): ReceiverSlot {
+  return { name, restartLsn: found.restartLsn, created: false, unknown: null, place: placeOf(found) };
+}
+
+function placeOf(slot: ReplicationSlot): SlotPlace {
+  if (slot.restartLsn === null) return { state: 'empty' };
+  const isKept = slot.walStatus === 'reserved' || slot.walStatus === 'extended';
+  return { state: lossOf(slot) !== null ? 'gone' : isKept ? 'reserved' : 'unsure', lsn: slot.restartLsn };
+}
+
+const unknownSlot = (name: string, reason: UnknownReason, created = false): ReceiverSlot => ({
+  name,
+  restartLsn: null,
+  created,
+  unknown: reason,
+  place: { state: 'unknown' },
+});
+
 /** A slot that keeps nothing any more is dropped, and made again at a place whose WAL is there. */
-async function remakeSlot(settings: ReceiverSettings, name: string, replication: Connection): Promise<ReceiverSlot> {
+export async function remakeSlot(
+  settings: ReceiverSettings,
+  name: string,
+  replication: Connection,
+): Promise<ReceiverSlot> {
   try {
     await dropSlot(replication, name);
   } catch (error) {
     throw explained(error, settings, streamingOption(settings.postgres));
   }
-  settings.logger.warn({ server: settings.server, slot: name }, `dropped replication slot "${name}", which was lost`);
+  settings.logger.warn(
+    { server: settings.server, slot: name },
+    `dropped replication slot "${name}", which kept no WAL`,
+  );
   return makeSlot(settings, name, replication);
 }
 
@@ -187,15 +244,17 @@ async function makeSlot(
     // wal_conninfo has looked at another server than the one that sends the WAL.
     if (error instanceof PostgresError && error.sqlState === DUPLICATE_OBJECT) {
       const there = replication.serverVersion < 150_000 ? null : await readSlot(settings, name, replication);
-      const unknown = there === null ? 'nobody to ask' : null;
-      return { name, restartLsn: there?.restartLsn ?? null, created: false, unknown };
+      return there === null ? unknownSlot(name, 'nobody to ask') : slotAt(name, there);
     }
     throw explained(error, settings, streamingOption(settings.postgres));
   }
   logger.info({ server, slot: name }, `created replication slot "${name}" on ${server}`);
   const made = await findSlot(settings, name, replication, signal);
-  if (made instanceof UnknownSlot) return { name, restartLsn: null, created: true, unknown: made.reason };
-  return { name, restartLsn: made?.restartLsn ?? null, created: true, unknown: null };
+  if (made instanceof UnknownSlot) return unknownSlot(name, made.reason, true);
+  const restartLsn = made?.restartLsn ?? null;
+  // It was made with RESERVE_WAL.
+  const place: SlotPlace = restartLsn === null ? { state: 'empty' } : { state: 'reserved', lsn: restartLsn };
+  return { name, restartLsn, created: true, unknown: null, place };
 }
 
 function checkType({ server }: ReceiverSettings, name: string, { type }: ReplicationSlot): void {

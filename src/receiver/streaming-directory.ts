@@ -1,12 +1,14 @@
 import { constants, type Stats } from 'node:fs';
 import { access, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { openDelivered } from '../durable/delivered-file.ts';
 import { writeNewFile, fsyncDirectory } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { Lsn } from '../wal/lsn.ts';
 import { decodeLongPageHeader, LONG_PAGE_HEADER_SIZE, type LongPageHeader } from '../wal/page-header.ts';
 import { segmentOfLsn, segmentsPerLog } from '../wal/wal-name.ts';
+import type { ReceiverSettings } from './receiver-settings.ts';
 import type { TimelinePosition } from './server-history.ts';
 
 /** What pg_receivewal orders files by. */
@@ -144,6 +146,23 @@ export function findStreamingStart(files: readonly StreamingFile[], segmentSize:
   return { file: newest, timeline: newest.timeline, lsn: first * BigInt(segmentSize) };
 }
 
+/** Between two looks at what is received, in milliseconds. */
+const LOOK_MS = 500;
+
+/** Resolves once pg_receivewal would start at an LSN or behind it; rejects when the signal fires. */
+export async function untilReceived(
+  directory: string,
+  segmentSize: number,
+  lsn: Lsn,
+  signal: AbortSignal,
+): Promise<void> {
+  for (;;) {
+    const start = findStreamingStart(await listStreamingFiles(directory, segmentSize), segmentSize);
+    if (start !== null && start.lsn >= lsn) return;
+    await delay(LOOK_MS, undefined, { signal });
+  }
+}
+
 /** The first page's header of a file; null when it has none (yet): empty, only zeros, compressed, or gone. */
 export async function readHeader(directory: string, file: StreamingFile): Promise<LongPageHeader | null> {
   const path = join(directory, file.entry);
@@ -161,6 +180,17 @@ export async function readHeader(directory: string, file: StreamingFile): Promis
     if (errnoOf(cause) === 'ENOENT') return null;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(cause)}`, { cause });
   }
+}
+
+/** Moves a file to errors, as `.reset`. Resolves to a line that says so. */
+export async function setAside(
+  { streamingDirectory, errors }: Pick<ReceiverSettings, 'streamingDirectory' | 'errors'>,
+  { entry }: StreamingFile,
+  reason: string,
+): Promise<string> {
+  const path = join(streamingDirectory, entry);
+  const moved = await errors.take(path, entry, 'reset', reason);
+  return `Moving status file ${path} to ${join(errors.path, moved)}`;
 }
 
 /**

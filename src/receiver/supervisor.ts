@@ -12,7 +12,9 @@ import type { ReceiverSettings } from './receiver-settings.ts';
 import { failuresAfter, nextState, waitAfterFailure, type ReceiverEvent } from './receiver-states.ts';
 import { receivewalCommand, type ReceivewalCommand } from './receivewal-command.ts';
 import { untilNews } from './stream-watch.ts';
+import { untilReceived } from './streaming-directory.ts';
 import { streamingOption } from './streaming-server.ts';
+import type { Lsn } from '../wal/lsn.ts';
 
 /** What a refusal takes to arrive after pg_receivewal has said that it starts; when none does, it streams. */
 const SETTLE_MS = 1_000;
@@ -85,6 +87,8 @@ class Supervisor {
   #troubles: string[] = [];
   #segmentSize = USUAL_SEGMENT_SIZE;
   #synchronous = false;
+  /** It streams without the slot until so much is received. */
+  #withoutSlotUntil: Lsn | undefined;
   /** In a row. */
   #failures = 0;
   #retryMs = 0;
@@ -142,6 +146,7 @@ class Supervisor {
       if (lowForIt !== null) return this.#pause(lowForIt);
     }
     this.#synchronous = ready.synchronous;
+    this.#withoutSlotUntil = ready.withoutSlotUntil;
     this.#journal.started(ready);
     const { child, asked } = this.#start(command);
     return firstOf((scope) => [
@@ -160,6 +165,7 @@ class Supervisor {
       ...this.#watch(child, scope),
       this.#heartbeat(scope),
       this.#watchNews(scope),
+      ...(this.#withoutSlotUntil === undefined ? [] : [this.#reachSlot(this.#withoutSlotUntil, scope)]),
     ]);
     // Before the reaction, which may count the next failure, and choose how long to wait.
     this.#failures = failuresAfter(this.#failures, performance.now() - began);
@@ -285,6 +291,17 @@ class Supervisor {
       this.#failures = 0;
       this.#restarting = true;
       return this.#stopAsked.aborted ? 'stop' : 'changed';
+    };
+  }
+
+  /** Resolves once as much is received as has to be before the slot can be used. */
+  async #reachSlot(until: Lsn, scope: AbortSignal): Promise<Reaction> {
+    await untilReceived(this.#settings.streamingDirectory, this.#segmentSize, until, scope);
+    return async (): Promise<ReceiverEvent> => {
+      this.#journal.say('info', `received up to what the slot reserves: pg_receivewal is started again, with the slot`);
+      await this.#endChild();
+      this.#failures = 0;
+      return 'changed';
     };
   }
 
