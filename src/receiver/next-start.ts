@@ -6,7 +6,7 @@ import { archivedRun } from './archived-run.ts';
 import { blockedStart } from './blocked-start.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { timelineAt, type TimelinePosition } from './server-history.ts';
-import { moveSlotForward, type ReceiverSlot } from './slot.ts';
+import { moveSlotForward, warnOfGap, type ReceiverSlot } from './slot.ts';
 import { archiveLimit, decideStart, targetOf, type StartDecision, type StartFacts } from './start-decision.ts';
 import { createPosition, setAside, type StreamingStart } from './streaming-directory.ts';
 import { explained, streamingOption, type StreamingServer } from './streaming-server.ts';
@@ -62,15 +62,20 @@ export async function askStart(
 
 /** Where pg_receivewal goes on, made so. Throws `wal-removed` while there is no such place. */
 export async function settleStart(question: StartQuestion, start: StreamingStart): Promise<NextStart> {
-  const decision = await askStart(question, start);
+  const { lsn, segmentSize } = question.server;
+  // What lies behind the segment that is being written may have been removed by hand, whatever the slot says.
+  const decision = await askStart(question, start, { prove: start.lsn + BigInt(segmentSize) <= lsn });
   switch (decision.kind) {
     case 'start':
       return { ...start, until: decision.until };
     case 'blocked': {
       const { why } = decision;
       // Where nothing tells what is archived, the server is left to say it, and the slot where it is.
-      const unknown = question.settings.readArchived === undefined && why.cause === 'not-archived';
-      if (unknown && why.to !== null) return { ...start, until: why.to };
+      const { settings, slot, server } = question;
+      if (settings.readArchived === undefined && why.cause === 'not-archived' && why.to !== null) {
+        if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
+        return { ...start, until: why.to };
+      }
       throw blockedStart(question, start, why);
     }
     case 'go-on': {

@@ -12,7 +12,7 @@ import type { ReceiverCause } from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { checkPosition } from './received-position.ts';
 import { settleStart, type NextStart } from './next-start.ts';
-import { prepareSlot, warnOfGap } from './slot.ts';
+import { prepareSlot } from './slot.ts';
 import { checkStreamingDirectory, findStreamingStart, listStreamingFiles } from './streaming-directory.ts';
 import { askStreamingServer, connectForStreaming, streamingOption, type StreamingServer } from './streaming-server.ts';
 
@@ -54,10 +54,7 @@ export async function prepareToStream(settings: ReceiverSettings, signal?: Abort
   let next: NextStart | null = null;
   if (start === null) {
     if (!(await beginBehindArchive(question))) await beginReceiving(settings, slot, server, signal);
-  } else {
-    if (slot?.created === true) warnOfGap(settings, slot, start.lsn, server.segmentSize);
-    next = await settleStart(question, start);
-  }
+  } else next = await settleStart(question, start);
   await repairPartials(settings, files, server.segmentSize);
   await provideHistoryFiles(settings, connection, next?.timeline ?? server.timeline, server);
   return {

@@ -7,6 +7,7 @@ import { debianBarman } from '../e2e/barman-programs.ts';
 import { makeArchive, type Archive } from '../e2e/postgres-archive.ts';
 import { runCli, writeConfig } from '../support/cli.ts';
 import { until } from '../support/poll.ts';
+import { pgReceivewalOf } from '../support/postgres-programs.ts';
 import { withPostgres, type TestPostgres } from '../support/postgres.ts';
 import { run, type RunResult } from '../support/run.ts';
 import { withSilentPort } from '../support/silent-port.ts';
@@ -250,6 +251,44 @@ test('a slot whose WAL the server has removed is told, with the way out', () =>
       expect(await line('replication slot')).toMatch(
         /FAILED \(slot "walwarden" is lost, the server has removed WAL that it held \(max_slot_wal_keep_size\): .*--drop-slot main, then --create-slot and --reset/,
       );
+    },
+  ));
+
+test('a slot in use by a foreign process names that process, and a limit that can end a slot is told', () =>
+  withChecked(
+    { server: STREAMING, settings: () => ({ archive_mode: 'off', max_slot_wal_keep_size: '64MB' }) },
+    async ({ pg, archive, line }) => {
+      await pg.sql(`select pg_create_physical_replication_slot('walwarden', true)`);
+      expect(await line('replication slot')).toMatch(
+        /FAILED \(slot "walwarden" is not in use, and the server keeps WAL for it since \S+ .*, but only until max_slot_wal_keep_size \(64MB, \S+ MiB to go\) ends that: /,
+      );
+      const directory = await pg.makeDirectory(join(archive.home, 'foreign'));
+      const args = [
+        '--no-loop',
+        `--directory=${directory}`,
+        '--slot=walwarden',
+        `--dbname=${pg.conninfo} application_name=standby1`,
+      ];
+      const foreign = spawn(pgReceivewalOf(pg.programs), args, { ...pg.owner, cwd: directory, stdio: 'ignore' });
+      const ended = once(foreign, 'close');
+      try {
+        const pid = await until('the slot to be in use', async () => {
+          const rows = await pg.sql('select active_pid from pg_replication_slots where active');
+          return rows[0]?.[0] ?? undefined;
+        });
+        expect(await line('replication slot')).toMatch(
+          new RegExp(
+            `FAILED \\(slot "walwarden" is in use by server process ${pid}, "standby1", which is not our receiver: `,
+          ),
+        );
+        expect((await statusOf(archive))['replication_slot']).toMatchObject({
+          pid: Number(pid),
+          application_name: 'standby1',
+        });
+      } finally {
+        foreign.kill('SIGINT');
+        await ended;
+      }
     },
   ));
 

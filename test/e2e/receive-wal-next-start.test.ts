@@ -1,6 +1,7 @@
 import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { parseLsn } from '../../src/wal/lsn.ts';
 import { isWalName, walKind } from '../../src/wal/wal-name.ts';
 import { until } from '../support/poll.ts';
 import { pgReceivewalOf } from '../support/postgres-programs.ts';
@@ -108,7 +109,8 @@ describe('receive-wal of a server that has removed what comes next', () => {
       });
       const place = await restartLsn(pg);
       await blocked.stop();
-      expect(await home.messages()).not.toContainEqual(expect.stringContaining('starting log streaming at'));
+      // The first time only.
+      expect((await home.messages()).filter((said) => said.includes('starting log streaming at'))).toHaveLength(1);
       expect(await restartLsn(pg)).toBe(place);
 
       const reset = await home.cli(['receive-wal', '--reset', 'main']);
@@ -154,6 +156,8 @@ describe('receive-wal of a server that has removed what comes next', () => {
       const reset = await home.cli(['receive-wal', '--reset', 'main']);
       expect(reset.status, reset.stderr).toBe(0);
       expect(await listed(home.home.errors)).toEqual([expect.stringMatching(`^${partial}\\..*\\.reset$`)]);
+      // Without a slot a checkpoint could come before the WAL sender.
+      await pg.configure({ wal_keep_size: '64MB' });
       await home.startStreaming();
       const last = await pg.writeSegments(1);
       await until('it to be received', async () => (await listed(home.streaming)).includes(last));
@@ -230,7 +234,9 @@ test('what the slot does not reserve, and the server still has, is received with
       'the slot to be in use',
       async () => (await pg.value('select active from pg_replication_slots')) === 't',
     );
-    expect(await pg.value(`select restart_lsn >= '${place}' from pg_replication_slots`)).toBe('t');
+    // The server keeps whole segments.
+    const segmentOf = (lsn: string): bigint => parseLsn(lsn) / BigInt(pg.segmentSize);
+    expect(segmentOf(await restartLsn(pg))).toBeGreaterThanOrEqual(segmentOf(place));
     await expectNoGap(pg, home);
     expect(await listed(home.home.errors)).toEqual([]);
   }));
