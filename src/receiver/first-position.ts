@@ -58,9 +58,8 @@ export async function beginReceiving(
 export async function beginBehindArchive({ settings, connection, server, slot }: StartQuestion): Promise<boolean> {
   if (slot === null || !('lsn' in slot.place)) return false;
   const { state, lsn } = slot.place;
-  const isGone = async (): Promise<boolean> =>
-    (await whyNotSent(settings, connection, { timeline: timelineAt(lsn, server), lsn }, server, null)) !== null;
-  if (state === 'reserved' || (state === 'unsure' && !(await isGone()))) return false;
+  const place = { timeline: timelineAt(lsn, server), lsn };
+  if (state === 'at' && (await whyNotSent(settings, connection, place, server, null)) === null) return false;
   const archived = await behindArchive(settings, server);
   if (archived === null || archived.lsn < lsn || !judgePosition(archived, server).reachable)
     throw misplaced(settings, slot.name);

@@ -134,8 +134,8 @@ const OTHER_PLACE = 'receive-wal --reset began at another place';
 async function usableSlot({ settings, connection, server }: StartQuestion, slot: ReceiverSlot): Promise<ReceiverSlot> {
   const { place, name } = slot;
   // What can't be asked for can't be judged; whether it works is seen in the end.
-  if (place.state === 'reserved' || place.state === 'unknown' || place.state === 'none') return slot;
-  if (place.state === 'unsure') {
+  if (place.state === 'unknown' || place.state === 'none') return slot;
+  if (place.state === 'at') {
     const at = { timeline: timelineAt(place.lsn, server), lsn: place.lsn };
     if ((await whyNotSent(settings, connection, at, server, name)) === null) return slot;
   }

@@ -126,8 +126,7 @@ function slotAt(name: string, found: ReplicationSlot): ReceiverSlot {
 
 function placeOf(slot: ReplicationSlot): SlotPlace {
   if (slot.restartLsn === null) return { state: 'empty' };
-  const isKept = slot.walStatus === 'reserved' || slot.walStatus === 'extended';
-  return { state: lossOf(slot) !== null ? 'gone' : isKept ? 'reserved' : 'unsure', lsn: slot.restartLsn };
+  return { state: lossOf(slot) === null ? 'at' : 'gone', lsn: slot.restartLsn };
 }
 
 const unknownSlot = (name: string, reason: UnknownReason, created = false): ReceiverSlot => ({
@@ -252,8 +251,7 @@ async function makeSlot(
   const made = await findSlot(settings, name, replication, signal);
   if (made instanceof UnknownSlot) return unknownSlot(name, made.reason, true);
   const restartLsn = made?.restartLsn ?? null;
-  // It was made with RESERVE_WAL.
-  const place: SlotPlace = restartLsn === null ? { state: 'empty' } : { state: 'reserved', lsn: restartLsn };
+  const place: SlotPlace = restartLsn === null ? { state: 'empty' } : { state: 'at', lsn: restartLsn };
   return { name, restartLsn, created: true, unknown: null, place };
 }
 

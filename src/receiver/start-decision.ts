@@ -11,7 +11,8 @@ export type SlotPlace =
   | { readonly state: 'none' } // slot_name is not set
   | { readonly state: 'unknown' } // nothing tells where it is
   | { readonly state: 'empty' } // it has reserved nothing yet
-  | { readonly state: 'reserved' | 'unsure' | 'gone'; readonly lsn: Lsn };
+  // `at`: the server may have the WAL there. wal_status can't vouch for that: it goes by max_wal_size before it looks.
+  | { readonly state: 'at' | 'gone'; readonly lsn: Lsn };
 
 /** What is archived behind a position, on the server's own history. */
 export interface ArchivedRun {
@@ -51,11 +52,11 @@ export type BlockedWhy =
   | { readonly cause: 'not-archived'; readonly from: Lsn; readonly to: Lsn | null }
   | { readonly cause: 'not-usable'; readonly problem: string };
 
-/** Decides on what is known, or says what has to be asked first. `prove`: ask the server also where the slot says enough. */
+/** Decides on what is known, or says what has to be asked first. `prove`: also where the slot says that it reserves the position. */
 export function decideStart(facts: StartFacts, { prove = false } = {}): StartDecision {
   const { position, slot, sends, archived } = facts;
   const place = placeOf(facts);
-  if (!prove && slot.state === 'reserved' && place !== null && position.lsn >= place) {
+  if (!prove && slot.state === 'at' && place !== null && position.lsn >= place) {
     return { kind: 'start', until: null };
   }
   if (sends === undefined) return { kind: 'ask', what: 'sends' };
@@ -69,9 +70,8 @@ export function decideStart(facts: StartFacts, { prove = false } = {}): StartDec
   if (problem !== null) return { kind: 'blocked', why: { cause: 'not-usable', problem } };
   const target = targetOf(facts);
   if (end < target) return notArchived(end, target);
-  const isCertain = slot.state === 'reserved' && reservedAhead(facts) !== null;
-  if (!isCertain && facts.sendsTarget === undefined) return { kind: 'ask', what: 'sendsTarget' };
-  if (!isCertain && facts.sendsTarget === false) return notArchived(end, null);
+  if (facts.sendsTarget === undefined) return { kind: 'ask', what: 'sendsTarget' };
+  if (!facts.sendsTarget) return notArchived(end, null);
   const at = { timeline: timelineAt(target, facts.server), lsn: target };
   return { kind: 'go-on', at, moveSlot: reservedAhead(facts) === null };
 }

@@ -1,8 +1,9 @@
 import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { parseLsn } from '../../src/wal/lsn.ts';
-import { isWalName, walKind } from '../../src/wal/wal-name.ts';
+import { formatLsn, parseLsn } from '../../src/wal/lsn.ts';
+import { isWalName, parseWalName, segmentNumber, walKind } from '../../src/wal/wal-name.ts';
+import { moveSlotBack } from '../support/move-slot-back.ts';
 import { until } from '../support/poll.ts';
 import { pgReceivewalOf } from '../support/postgres-programs.ts';
 import type { TestPostgres } from '../support/postgres.ts';
@@ -178,6 +179,49 @@ describe('receive-wal of a server that has removed what comes next', () => {
       expect((await home.cli(['receive-wal', '--reset', 'main'])).status).toBe(0);
       await home.startStreaming();
       await expectNoGap(pg, home);
+    }));
+
+  test('finds a slot that was moved back to where the WAL is gone, and moves it forward again', () =>
+    withStreamingHome(OPTIONS, async (pg, home) => {
+      const partial = await receiveSome(pg, home);
+      const position = formatLsn(
+        segmentNumber(parseWalName(partial) ?? expect.unreachable(), pg.segmentSize) * BigInt(pg.segmentSize),
+      );
+      await recycle(pg, (last) => deliver(pg, home, last));
+      await pg.sql(`select pg_create_physical_replication_slot('walwarden', true)`);
+      await moveSlotBack(pg, 'walwarden', position);
+      await until(
+        'the slot to be free',
+        async () => (await pg.sql('select 1 from pg_replication_slots where active')).length === 0,
+      );
+      // The archive is not complete yet.
+      const blocked = home.start();
+      expect((await home.reaches('blocked', blocked)).cause).toMatchObject({
+        failure: 'wal-removed',
+        hint: expect.stringContaining('--reset main'),
+      });
+      await blocked.stop();
+      expect(await restartLsn(pg)).toBe(position);
+      await archive(home);
+      await home.startStreaming();
+      await expectNoGap(pg, home);
+      expect(await listed(home.home.errors)).toEqual([expect.stringMatching(`^${partial}\\..*\\.reset$`)]);
+    }));
+
+  test('a reset of a slot that was moved back leads out, also with nothing archived', () =>
+    withStreamingHome(OPTIONS, async (pg, home) => {
+      const partial = await receiveSome(pg, home);
+      const position = formatLsn(
+        segmentNumber(parseWalName(partial) ?? expect.unreachable(), pg.segmentSize) * BigInt(pg.segmentSize),
+      );
+      await recycle(pg, async () => undefined);
+      await pg.sql(`select pg_create_physical_replication_slot('walwarden', true)`);
+      await moveSlotBack(pg, 'walwarden', position);
+      const reset = await home.cli(['receive-wal', '--reset', 'main']);
+      expect(reset, reset.stderr).toMatchObject({ status: 0, stdout: expect.stringContaining('base backup') });
+      await home.startStreaming();
+      const last = await pg.writeSegments(1);
+      await until('it to be received', async () => (await listed(home.streaming)).includes(last));
     }));
 
   test('moves a slot forward that stands where the WAL is gone', () =>

@@ -5,8 +5,7 @@ const MIB = 1024n * 1024n;
 /** Segments of 1 MiB; received up to segment 5, and the server is in the middle of segment 12. */
 const at = (segment: number, offset = 0): bigint => BigInt(segment) * MIB + BigInt(offset);
 const P = at(5);
-const reserved = (segment: number): SlotPlace => ({ state: 'reserved', lsn: at(segment, 40) });
-const unsure = (segment: number): SlotPlace => ({ state: 'unsure', lsn: at(segment, 40) });
+const slotAt = (segment: number): SlotPlace => ({ state: 'at', lsn: at(segment, 40) });
 const gone = (segment: number): SlotPlace => ({ state: 'gone', lsn: at(segment, 40) });
 
 function facts(slot: SlotPlace, known: Partial<StartFacts> = {}): StartFacts {
@@ -27,8 +26,8 @@ const notArchived = (from: number, to: number | null): unknown => ({
 
 describe('a position that the slot reserves', () => {
   test.each([
-    ['behind the place of the slot', reserved(4)],
-    ['in the very segment of it', reserved(5)],
+    ['behind the place of the slot', slotAt(4)],
+    ['in the very segment of it', slotAt(5)],
   ])('is started from, %s', (_what, slot) => {
     expect(decideStart(facts(slot))).toEqual(start);
     expect(decideStart(facts(slot), { prove: true })).toEqual(ask('sends'));
@@ -41,8 +40,7 @@ describe('a position that nothing vouches for', () => {
     ['no slot', { state: 'none' }],
     ['an unknown slot', { state: 'unknown' }],
     ['a slot that reserves nothing', { state: 'empty' }],
-    ['a slot ahead', reserved(9)],
-    ['a slot of which nothing says whether it keeps WAL', unsure(4)],
+    ['a slot ahead', slotAt(9)],
     ['a slot whose WAL is gone', gone(3)],
   ] as const)('is asked for first: %s', (_what, slot) => {
     expect(decideStart(facts(slot))).toEqual(ask('sends'));
@@ -52,11 +50,10 @@ describe('a position that nothing vouches for', () => {
     ['no slot', { state: 'none' }, null],
     ['an unknown slot', { state: 'unknown' }, null],
     ['a slot that reserves nothing', { state: 'empty' }, null],
-    ['a slot behind', unsure(4), null],
+    ['a slot behind', slotAt(4), null],
     ['a slot whose WAL is gone', gone(3), null],
     // The slot would be moved back: without it, as far as its place.
-    ['a slot ahead', reserved(9), at(9)],
-    ['a slot ahead that nothing vouches for', unsure(9), at(9)],
+    ['a slot ahead', slotAt(9), at(9)],
   ] as const)('is started from when the server sends it: %s', (_what, slot, until) => {
     expect(decideStart(facts(slot, { sends: true }))).toEqual({ kind: 'start', until });
   });
@@ -71,16 +68,21 @@ describe('a position that the server has removed', () => {
     expect(decideStart(facts(slot, { sends: false }))).toEqual({ kind: 'blocked', why: { cause } });
   });
 
-  test('is gone on from at the slot when everything up to there is archived', () => {
-    const slot = reserved(9);
+  test('is gone on from at the slot when everything up to there is archived, and the server has WAL there', () => {
+    const slot = slotAt(9);
     expect(decideStart(facts(slot, { sends: false }))).toEqual(ask('archived'));
-    expect(decideStart(facts(slot, run(9)))).toEqual({
+    expect(targetOf(facts(slot, run(9)))).toBe(at(9));
+    expect(decideStart(facts(slot, run(9)))).toEqual(ask('sendsTarget'));
+    expect(decideStart(facts(slot, { ...run(9), sendsTarget: false }))).toEqual(notArchived(9, null));
+    expect(decideStart(facts(slot, { ...run(9), sendsTarget: true }))).toEqual({
       kind: 'go-on',
       at: { timeline: 2, lsn: at(9) },
       moveSlot: false,
     });
     // On the timeline that the server wrote there.
-    expect(decideStart(facts(reserved(6), run(6)))).toMatchObject({ at: { timeline: 1, lsn: at(6) } });
+    expect(decideStart(facts(slotAt(6), { ...run(6), sendsTarget: true }))).toMatchObject({
+      at: { timeline: 1, lsn: at(6) },
+    });
   });
 
   test.each([
@@ -88,30 +90,20 @@ describe('a position that the server has removed', () => {
     ['a part', 7, notArchived(7, 9)],
     ['all but the last segment', 8, notArchived(8, 9)],
   ])('is blocked when %s of that is archived', (_what, end, decision) => {
-    expect(decideStart(facts(reserved(9), run(end)))).toEqual(decision);
+    expect(decideStart(facts(slotAt(9), run(end)))).toEqual(decision);
   });
 
   test('is blocked when what is archived can not stand in for what was received', () => {
-    expect(decideStart(facts(reserved(9), run(9, 'it lacks a commit')))).toEqual({
+    expect(decideStart(facts(slotAt(9), run(9, 'it lacks a commit')))).toEqual({
       kind: 'blocked',
       why: { cause: 'not-usable', problem: 'it lacks a commit' },
     });
   });
 
-  test('is gone on from at a slot that nothing vouches for once the server has sent from there', () => {
-    expect(decideStart(facts(unsure(9), run(9)))).toEqual(ask('sendsTarget'));
-    expect(targetOf(facts(unsure(9), run(9)))).toBe(at(9));
-    expect(decideStart(facts(unsure(9), { ...run(9), sendsTarget: true }))).toMatchObject({
-      kind: 'go-on',
-      moveSlot: false,
-    });
-    expect(decideStart(facts(unsure(9), { ...run(9), sendsTarget: false }))).toEqual(notArchived(9, null));
-  });
-
   test.each([
     ['was moved back', gone(3)],
-    ['is said to keep it', reserved(4)],
-    ['is not vouched for', unsure(5)],
+    ['is said to keep it', slotAt(4)],
+    ['stands in its very segment', slotAt(5)],
   ])('is gone on from where the archive ends when the slot %s, and the slot is moved there', (_what, slot) => {
     expect(targetOf(facts(slot, run(8)))).toBe(at(8));
     expect(decideStart(facts(slot, run(8)), { prove: true })).toEqual(ask('sendsTarget'));
