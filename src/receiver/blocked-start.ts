@@ -14,11 +14,6 @@ export function blockedStart({ settings, slot }: StartQuestion, start: Streaming
   const blocked = (message: string, hint: string): PostgresError =>
     new PostgresError('wal-removed', `${removed}: ${message}`, { hint });
   switch (why.cause) {
-    case 'no-slot':
-      return blocked(
-        'without a slot there is no place that it keeps WAL from',
-        `set slot_name and create_slot = auto of [${server}]; then, or without a slot now, ${reset} goes on where the server still has WAL; ${backup}`,
-      );
     case 'unknown-slot':
       return blocked(
         `where ${name} is can't be found out`,

@@ -47,7 +47,7 @@ export type StartDecision =
   | { readonly kind: 'blocked'; readonly why: BlockedWhy };
 
 export type BlockedWhy =
-  | { readonly cause: 'no-slot' | 'unknown-slot' | 'empty-slot' }
+  | { readonly cause: 'unknown-slot' | 'empty-slot' }
   /** `to`: where receiving could go on; null: where the archive ends the server has no WAL either. */
   | { readonly cause: 'not-archived'; readonly from: Lsn; readonly to: Lsn | null }
   | { readonly cause: 'not-usable'; readonly problem: string };
@@ -59,10 +59,12 @@ export function decideStart(facts: StartFacts, { prove = false } = {}): StartDec
   if (!prove && slot.state === 'at' && place !== null && position.lsn >= place) {
     return { kind: 'start', until: null };
   }
+  // There is none that could be moved back: pg_receivewal says itself what the server has no longer.
+  if (slot.state === 'none') return { kind: 'start', until: null };
   if (sends === undefined) return { kind: 'ask', what: 'sends' };
   if (sends) return { kind: 'start', until: place !== null && position.lsn < place ? place : null };
-  if (slot.state === 'none' || slot.state === 'unknown' || slot.state === 'empty') {
-    return { kind: 'blocked', why: { cause: `${slot.state === 'none' ? 'no' : slot.state}-slot` } };
+  if (slot.state === 'unknown' || slot.state === 'empty') {
+    return { kind: 'blocked', why: { cause: `${slot.state}-slot` } };
   }
   if (archived === undefined) return { kind: 'ask', what: 'archived' };
   const { end, problem } = archived;

@@ -150,8 +150,8 @@ describe('receive-wal of a server that has removed what comes next', () => {
       const blocked = home.start();
       expect((await home.reaches('blocked', blocked)).cause).toMatchObject({
         failure: 'wal-removed',
-        message: expect.stringContaining('without a slot'),
-        hint: expect.stringMatching(/slot_name and create_slot = auto.*--reset main/),
+        message: expect.stringContaining('has already been removed'),
+        hint: expect.stringMatching(/--reset main.*slot_name, create_slot = auto/),
       });
       await blocked.stop();
       const reset = await home.cli(['receive-wal', '--reset', 'main']);

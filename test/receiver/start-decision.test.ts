@@ -35,9 +35,13 @@ describe('a position that the slot reserves', () => {
   });
 });
 
+test('without a slot there is nothing to be moved back', () => {
+  expect(decideStart(facts({ state: 'none' }))).toEqual(start);
+  expect(decideStart(facts({ state: 'none' }), { prove: true })).toEqual(start);
+});
+
 describe('a position that nothing vouches for', () => {
   test.each([
-    ['no slot', { state: 'none' }],
     ['an unknown slot', { state: 'unknown' }],
     ['a slot that reserves nothing', { state: 'empty' }],
     ['a slot ahead', slotAt(9)],
@@ -47,7 +51,6 @@ describe('a position that nothing vouches for', () => {
   });
 
   test.each([
-    ['no slot', { state: 'none' }, null],
     ['an unknown slot', { state: 'unknown' }, null],
     ['a slot that reserves nothing', { state: 'empty' }, null],
     ['a slot behind', slotAt(4), null],
@@ -61,7 +64,6 @@ describe('a position that nothing vouches for', () => {
 
 describe('a position that the server has removed', () => {
   test.each([
-    [{ state: 'none' }, 'no-slot'],
     [{ state: 'unknown' }, 'unknown-slot'],
     [{ state: 'empty' }, 'empty-slot'],
   ] as const)('is blocked where no place is reserved: $state', (slot, cause) => {
