@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import type { ServerConfig } from './config/config.ts';
+import { keptDirectory } from './archiver/errors-directory.ts';
 import { isS3Location } from './config/values.ts';
 import type { Logger } from './logging.ts';
 import { compressionSettings, customFilters, s3Settings, type S3Patience } from './server-settings.ts';
@@ -47,6 +48,7 @@ export function createStrategy(
       walsDirectory: options.wals_directory,
       digestJournal: join(options.backup_directory, 'encrypted-wals.digests'),
       mode: options.wal_file_mode,
+      keptDirectory: keptDirectory(options.errors_directory),
       onNoHardLinks: (directory) =>
         logger.warn(
           { server: name },

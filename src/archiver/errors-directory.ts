@@ -161,7 +161,7 @@ export class ErrorsDirectory {
 
   /** Moves a file beside the errors directory, where neither we nor Barman count it; resolves to its path. */
   async keepAside(file: ErrorFile): Promise<string> {
-    const directory = `${this.path}.kept`;
+    const directory = keptDirectory(this.path);
     await makeDirectory(directory);
     for (let copy = 0; ; copy += 1) {
       const entry = copy === 0 ? file.raw : `${file.raw.slice(0, MAX_NAME - 8)}.${copy}`;
@@ -175,6 +175,11 @@ export class ErrorsDirectory {
   async #forget(file: ErrorFile): Promise<void> {
     await unlinkIfThere(this.#reasonPath(file.raw));
   }
+}
+
+/** Beside the errors directory, where neither we nor Barman count what lies there. */
+export function keptDirectory(errors: string): string {
+  return `${errors}.kept`;
 }
 
 function textOf(latin1: string): string {

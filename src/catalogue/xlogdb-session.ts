@@ -30,6 +30,8 @@ export interface EnsureOptions {
    * that Barman left unsorted may know them further up.
    */
   readonly thorough?: boolean;
+  /** Correct a line also where only its time is another: what it described was replaced. */
+  readonly exact?: boolean;
 }
 
 /** The catalogue while its lock is held. Get one from `Xlogdb.withLock`. */
@@ -99,8 +101,9 @@ export class LockedXlogdb implements XlogdbSession, AsyncDisposable {
     return this.#writing(async () => {
       const wanted = new Map(infos.map((info) => [info.name, info]));
       if (wanted.size === 0) return;
-      const fresh = this.#trusted() ? await this.#findFresh(wanted, options.thorough ?? false) : undefined;
-      if (fresh === undefined) await this.#ensureByReading(wanted);
+      const { thorough = false, exact = false } = options;
+      const fresh = this.#trusted() && !exact ? await this.#findFresh(wanted, thorough) : undefined;
+      if (fresh === undefined) await this.#ensureByReading(wanted, exact);
       else await this.#append(fresh, wanted);
     });
   }
@@ -213,13 +216,14 @@ export class LockedXlogdb implements XlogdbSession, AsyncDisposable {
     return fresh;
   }
 
-  async #ensureByReading(wanted: ReadonlyMap<WalName, WalFileInfo>): Promise<void> {
+  async #ensureByReading(wanted: ReadonlyMap<WalName, WalFileInfo>, exact = false): Promise<void> {
     const seen = await survey(this.#source(), wanted);
     const absent: WalFileInfo[] = [];
     const instead = new Map<WalName, string>();
     for (const info of wanted.values()) {
       const line = seen.known.get(info.name);
       if (line === undefined) absent.push(info);
+      else if (exact) instead.set(info.name, lineOf(info));
       else if (!saysTheSame(line, info)) {
         instead.set(info.name, lineOf(info));
         this.#options.logger.warn(

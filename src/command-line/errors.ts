@@ -1,4 +1,5 @@
 import type { Command } from 'commander';
+import type { ResolveOptions } from '../commands/errors.ts';
 import type { Execute } from './execution.ts';
 
 /** `errors list | explain | resolve`. */
@@ -28,7 +29,15 @@ export function addErrors(program: Command, execute: Execute): void {
   errors
     .command('resolve')
     .description(
-      'drop what is archived with the same content, archive again what can be; with a file, also keep it aside',
+      'drop what is archived with the same content, archive again what can be; with a file, also keep it aside, or replace a damaged archived copy with it',
+    )
+    .option(
+      '--replace',
+      'put this file in the place of the archived copy, when that is damaged, or the beginning of this one, and this one is whole',
+    )
+    .option(
+      '--force',
+      'with --replace: also when the archived copy can not be read, or the records of this WAL can not be judged',
     )
     .option('--keep-aside', 'move it to errors.kept beside the errors directory, where nobody counts it')
     .option(
@@ -41,15 +50,9 @@ export function addErrors(program: Command, execute: Execute): void {
     )
     .argument('<server>', 'name of a server')
     .argument('[file]', 'one file; all when absent')
-    .action(
-      async (
-        name: string,
-        file: string | undefined,
-        options: { keepAside?: boolean; acceptIdentity?: boolean; asItIs?: boolean },
-        self: Command,
-      ) =>
-        execute(self, {
-          run: async (context) => (await import('../commands/errors.ts')).resolveErrors(context, name, file, options),
-        }),
+    .action(async (name: string, file: string | undefined, options: ResolveOptions, self: Command) =>
+      execute(self, {
+        run: async (context) => (await import('../commands/errors.ts')).resolveErrors(context, name, file, options),
+      }),
     );
 }

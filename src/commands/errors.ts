@@ -4,17 +4,21 @@ import { summariseErrorFiles, type ErrorFile } from '../archiver/errors-director
 import { identityIn } from '../archiver/identity.ts';
 import { findServer } from '../config/config.ts';
 import { readDelivered } from '../durable/delivered-file.ts';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { rememberBorders } from '../server-gaps.ts';
 import { openServer, type Server } from '../server.ts';
 import { claimPath } from '../storage/claim.ts';
+import { S3Error } from '../storage/s3/s3-failure.ts';
+import type { Comparison } from '../storage/wal-storage-strategy.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
 import { plainBytes } from '../storage/stored-content.ts';
 import { judgeForTaking } from '../storage/taking.ts';
+import type { Judgement } from '../wal/judge-copies.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
 import { acceptConnectedIdentity } from './accept-identity.ts';
 import { takeFileAsItIs, takeRefusedAsItIs } from './as-it-is.ts';
+import { judgeArchived, replaceArchived } from './replace-archived.ts';
 import { count, type CommandContext, type Report } from './command.ts';
 
 /** What a file in errors turns out to be, compared with the archive. */
@@ -27,6 +31,8 @@ type Finding =
   /** A segment whose first page is right, and a later one isn't. */
   | { readonly state: 'broken'; readonly wal: WalName; readonly text: string }
   | { readonly state: 'foreign'; readonly wal: WalName; readonly header: LongPageHeader; readonly text: string }
+  /** The archived copy is damaged, or ends where this one goes on. */
+  | { readonly state: 'replaceable'; readonly wal: ParsedWalName; readonly text: string }
   | { readonly state: 'different' | 'unusable'; readonly text: string; readonly advice?: string };
 
 type State = Finding['state'];
@@ -36,6 +42,9 @@ export interface ResolveOptions {
   readonly keepAside?: boolean;
   readonly acceptIdentity?: boolean;
   readonly asItIs?: boolean;
+  readonly replace?: boolean;
+  /** With `replace`: also where the archived copy can't be read, or this one's records can't be judged. */
+  readonly force?: boolean;
 }
 
 const ADVICE: Record<State, string> = {
@@ -48,11 +57,26 @@ const ADVICE: Record<State, string> = {
     'if that is our own cluster after pg_upgrade: resolve --accept-identity, with its name; else find out who delivers here',
   different:
     'another content under one name: find out which cluster wrote it; resolve --keep-aside, with its name, takes it out of the way',
+  replaceable:
+    'this is the better one: resolve --replace, with its name, puts it in the place of the archived copy, which is kept',
   unusable: 'it can not be archived: resolve --keep-aside, with its name, takes it out of the way',
 };
 
+const KEEP_DAMAGED =
+  'the archived copy is the good one; resolve --keep-aside, with its name, takes this one out of the way';
+const FIND_THIRD =
+  'neither is whole: find another copy (pg_wal of the server or of a standby, another archive) and have it delivered; what is right in both has to be in it; resolve --keep-aside, with its name, takes this one out of the way';
+const CAN_NOT_TELL =
+  'run this where the archived copy can be read and decrypted; if you know by other means that it is damaged, move it out of the archive, then resolve archives this one';
+
 const LONGER =
   'it is the better one of the two: to recover to the end of its timeline, use it in place of the archived one; resolve --keep-aside, with its name, keeps it and takes it out of the way';
+
+const ADVICE_BY_JUDGEMENT: Partial<Record<Judgement['result'], string>> = {
+  'delivered-damaged': KEEP_DAMAGED,
+  'both-damaged': FIND_THIRD,
+  unclear: CAN_NOT_TELL,
+};
 
 function adviceOf(finding: Finding): string {
   return ('advice' in finding ? finding.advice : undefined) ?? ADVICE[finding.state];
@@ -111,8 +135,16 @@ export async function resolveErrors(
   for (const [given, option] of [
     [options.keepAside, '--keep-aside'],
     [options.asItIs, '--as-it-is'],
+    [options.replace, '--replace'],
   ] as const) {
     if (given === true && file === undefined) throw new WalwardenError('usage', `${option} needs the name of one file`);
+  }
+  const orders = [options.keepAside, options.asItIs, options.replace].filter((given) => given === true);
+  if (orders.length > 1) {
+    throw new WalwardenError('usage', '--keep-aside, --as-it-is and --replace exclude each other');
+  }
+  if (options.force === true && options.replace !== true) {
+    throw new WalwardenError('usage', '--force is for --replace only');
   }
   await using server = openServer(context.config, findServer(context.config, name), context.logger);
   await using _lock = await server.lockArchive();
@@ -166,7 +198,12 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
   } catch (error) {
     return { state: 'unusable', text: `it can not be read: ${messageOf(error)}` };
   }
-  const comparison = await server.strategy.compare(parsed.name, bytes);
+  const comparison = await compareArchived(server, parsed.name, bytes);
+  const archived = comparison.result === 'absent' ? null : await judgeArchived(server, parsed, bytes);
+  if (archived?.judgement.result === 'replaceable') {
+    // A digest may vouch for bytes that are others meanwhile.
+    return { state: 'replaceable', wal: parsed, text: archived.judgement.text };
+  }
   if (comparison.result === 'same') {
     return { state: 'identical', wal: parsed.name, text: `${parsed.name} is archived with the same content` };
   }
@@ -182,7 +219,13 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
     const superfluous = await examinePartial(server, parsed, plain);
     if (superfluous !== null) return superfluous;
   }
-  if (comparison.result === 'different') return difference(server, parsed, bytes, comparison.reason);
+  if (comparison.result === 'different') {
+    if (archived?.judgement.result === 'covered') {
+      return { state: 'superfluous', wal: parsed.name, text: archived.judgement.text };
+    }
+    const found = await difference(server, parsed, bytes, comparison.reason);
+    return archived === null ? found : withJudgement(found, archived.judgement);
+  }
   const verdict = judgeForTaking(parsed, plain, await server.strategy.parts.rules());
   if (verdict.verdict === 'invalid' && verdict.broken !== undefined)
     return { state: 'broken', wal: parsed.name, text: verdict.reason };
@@ -203,6 +246,16 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
   return { ...found, advice };
 }
 
+/** A disk that does not give one file back is no reason to say nothing of it; an endpoint that does not answer is. */
+async function compareArchived(server: Server, name: WalName, bytes: Buffer): Promise<Comparison> {
+  try {
+    return await server.strategy.compare(name, bytes);
+  } catch (error) {
+    if (!isErrorCode(error, 'storage') || error instanceof S3Error) throw error;
+    return { result: 'different', reason: `the archived copy can't be read: ${error.message}` };
+  }
+}
+
 /** Whether a partial segment, padded with zeros, holds anything that the archive has not. */
 async function examinePartial(server: Server, parsed: ParsedWalName, plain: Buffer): Promise<Finding | null> {
   const content = withoutPadding(plain);
@@ -212,8 +265,21 @@ async function examinePartial(server: Server, parsed: ParsedWalName, plain: Buff
   return { state: 'superfluous', wal: covering, text: `${covering} is archived, and has every byte of it` };
 }
 
+/** Says which of the two is damaged, and what to do then. */
+function withJudgement(found: Finding & { state: 'different' }, judgement: Judgement): Finding {
+  if (judgement.result === 'same') return found;
+  const text = `${found.text}; ${judgement.text}`;
+  const advice: string | undefined = found.advice ?? ADVICE_BY_JUDGEMENT[judgement.result];
+  return { state: 'different', text, ...(advice === undefined ? {} : { advice }) };
+}
+
 /** Where the first byte differs tells a person much: at once, or where a timeline left another. */
-async function difference(server: Server, parsed: ParsedWalName, bytes: Buffer, reason: string): Promise<Finding> {
+async function difference(
+  server: Server,
+  parsed: ParsedWalName,
+  bytes: Buffer,
+  reason: string,
+): Promise<Finding & { state: 'different' }> {
   const state = 'different';
   try {
     const stored = await server.strategy.read(parsed.name);
@@ -240,12 +306,16 @@ async function resolve(
   server: Server,
   file: ErrorFile,
   finding: Finding,
-  /** Null when nobody named this file. */
+  /** Null when this file was not named. */
   options: ResolveOptions | null,
 ): Promise<{ resolved: boolean; action: string }> {
   if (options?.keepAside === true) {
     const kept = await server.errors.keepAside(file);
     return { resolved: true, action: `kept aside as ${kept}` };
+  }
+  if (options?.replace === true && (finding.state === 'replaceable' || finding.state === 'different')) {
+    const parsed = parseWalName(file.name);
+    if (parsed !== undefined) return replaceArchived(server, file, parsed, options.force === true);
   }
   switch (finding.state) {
     case 'identical':
@@ -273,6 +343,7 @@ async function resolve(
       }
       return archiveAgain(server, file, finding.wal);
     }
+    case 'replaceable':
     case 'different':
     case 'unusable':
       break;

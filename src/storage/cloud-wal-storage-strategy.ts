@@ -6,6 +6,7 @@ import { unpackDelivered } from './delivered-content.ts';
 import { MemoryBudget } from './memory-budget.ts';
 import { ObjectComparer } from './s3/compare-objects.ts';
 import { KeyWindow } from './s3/key-window.ts';
+import { ObjectReplacement } from './s3/object-replacement.ts';
 import { ObjectDeletion } from './s3/object-deletion.ts';
 import type { ObjectStore } from './s3/object-store.ts';
 import type { RememberedEndpoint } from './s3/remembered-endpoint.ts';
@@ -13,6 +14,7 @@ import type { EndpointCapabilities } from './s3/s3-settings.ts';
 import { buildWalObjectKey, walsPrefix, type WalRoot } from './s3/wal-object-key.ts';
 import { formatWalObjectMetadata } from './s3/wal-object-metadata.ts';
 import { WalObjects } from './s3/wal-objects.ts';
+import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
 import { sha256 } from './sha256.ts';
 import { readSource, removeSources } from './sources.ts';
 import { SpareBuffers } from './spare-buffers.ts';
@@ -75,6 +77,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   readonly #settings: CloudStorageSettings;
   readonly #store: ObjectStore;
   readonly #objects: WalObjects;
+  readonly #replacement: ObjectReplacement;
   readonly #comparer: ObjectComparer;
   readonly #stagers: StagerOnDemand;
   override readonly sendConcurrency: number;
@@ -93,9 +96,12 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   constructor(parts: StrategyParts, settings: CloudStorageSettings) {
     super(parts);
     const { store, root, kill, compression, workers, parallel } = settings;
+    const { encryption, keys, version } = settings;
     this.#settings = settings;
     this.#store = store;
     this.#objects = new WalObjects(store, root, compression?.compression ?? null, kill);
+    const packing = { compression, encryption, keys, version };
+    this.#replacement = new ObjectReplacement({ store, objects: this.#objects, root, ...packing, signal: kill });
     this.#comparer = new ObjectComparer(store, root, settings.keys, kill);
     this.#stagers = new StagerOnDemand(workers, settings.resident === true);
     this.sendConcurrency = parallel;
@@ -349,6 +355,15 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
 
   override async sizeOf(name: WalName): Promise<number | null> {
     return (await this.#objects.look(name))?.size ?? null;
+  }
+
+  override copies(name: WalName): Promise<readonly StoredCopy[]> {
+    return this.#replacement.copies(name);
+  }
+
+  protected override async exchange(old: StoredCopy, by: Replacement): Promise<ReplaceResult> {
+    await this.#makeReady();
+    return this.#replacement.exchange(old, by);
   }
 
   override async delete(

@@ -10,6 +10,7 @@ import {
   makeDirectory,
   unlinkIfThere,
 } from '../durable/durable-file.ts';
+import { LocalReplacement } from './local-replacement.ts';
 import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
@@ -19,6 +20,7 @@ import { claimPath } from './claim.ts';
 import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
+import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
 import { sha256 } from './sha256.ts';
 import { readSource, removeSources, sourceError } from './sources.ts';
 import { StagerOnDemand } from './stager.ts';
@@ -41,6 +43,8 @@ export interface LocalStorageSettings {
   readonly walsDirectory: string;
   /** Digests of encrypted files; outside of the archive. */
   readonly digestJournal: string;
+  /** Where copies go that are replaced: beside the errors directory, where they are not counted. */
+  readonly keptDirectory: string;
   readonly mode: number;
   /** Worker threads for staging; 0 stages in process. */
   readonly workers: number;
@@ -62,6 +66,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   readonly #journal: DigestJournal;
   readonly #files: ArchivedFiles;
   readonly #publisher: Publisher;
+  readonly #replacement: LocalReplacement;
   /** Directories that were made (or found) and cleaned of leftovers since we run. */
   readonly #ready = new Set<string>();
   /** Directories whose own name is durable as far as we know: one that was there before may be of a maker that crashed. */
@@ -84,6 +89,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
         return line === undefined ? [] : [line.compression];
       },
     });
+    this.#replacement = new LocalReplacement(settings, this.#journal);
     this.#publisher = createPublisher(settings.onNoHardLinks);
     // Without a transformation there is nothing to spread.
     const transforms = settings.compression !== null || settings.encryption !== null;
@@ -368,6 +374,22 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       await fsyncDirectory(directory);
       if (directory !== this.#settings.walsDirectory) await this.#removeIfEmpty(directory);
     }
+  }
+
+  override copies(name: WalName): Promise<readonly StoredCopy[]> {
+    return this.#replacement.copies(this.getFullPath(name));
+  }
+
+  protected override async exchange(
+    old: StoredCopy,
+    by: Replacement,
+    options: { readonly unkept: boolean },
+  ): Promise<ReplaceResult> {
+    const directory = dirname(old.path);
+    await this.#makeReady(directory);
+    const result = await this.#replacement.exchange(old, by, options);
+    if (result.outcome === 'replaced') await this.#syncDirectory(directory);
+    return result;
   }
 
   /** rmdir(2) takes only what is empty: never a recursive removal in an archive. */

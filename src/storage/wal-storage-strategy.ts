@@ -4,6 +4,7 @@ import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { SavePipeline } from './save-pipeline.ts';
 import type { FileIdentity } from './file-identity.ts';
+import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
 import type { Said } from './stored-content.ts';
 import type { TakingRules } from './taking.ts';
@@ -77,9 +78,12 @@ export interface CatalogueLines {
   /**
    * Resolves once each of these files has exactly one line that would survive
    * power loss. `thorough`: some were in the archive before, so their lines may
-   * stand anywhere.
+   * stand anywhere. `exact`: their times count as well.
    */
-  ensure(infos: readonly WalFileInfo[], options?: { readonly thorough?: boolean }): Promise<void>;
+  ensure(
+    infos: readonly WalFileInfo[],
+    options?: { readonly thorough?: boolean; readonly exact?: boolean },
+  ): Promise<void>;
 }
 
 /** Whose WAL a segment is, by its first page. */
@@ -284,6 +288,42 @@ export abstract class WalStorageStrategy {
     walsToDelete: ReadonlyMap<string, readonly WalFileInfo[]>,
     onDeleted?: (name: WalName) => void,
   ): Promise<WalName[]>;
+
+  /** Every stored copy of a file, to be judged: what does not fit its digests is there as well. */
+  abstract copies(name: WalName): Promise<readonly StoredCopy[]>;
+
+  /**
+   * Puts a copy that verifies in the place of one that is proved damaged: the one
+   * exception to the rule that nothing is replaced. At every moment one of the
+   * two is there, whole and durable, and the old one is kept aside first. Call it
+   * under the archive-wal lock. `unkept`: also where the disk gives the old one
+   * not back, so that it can't be kept. Resolves once the new copy and its line would
+   * survive power loss; its source is the caller's to remove.
+   */
+  async replace(old: StoredCopy, by: Replacement, options: { readonly unkept: boolean }): Promise<ReplaceResult> {
+    const { hooks, catalogue } = this.parts;
+    const { name, source, delivered, mtime } = by;
+    const arrived = { name, size: delivered.length, mtime, compression: null, encryption: null };
+    const before = await hooks.before('archive', arrived, source);
+    if (before.outcome === 'stop') throw before.error;
+    const result = await catalogue.withLock(async (session) => {
+      const exchanged = await this.exchange(old, by, options);
+      if (exchanged.outcome === 'replaced') await session.ensure([exchanged.info], { thorough: true, exact: true });
+      return exchanged;
+    });
+    const info = result.outcome === 'replaced' ? result.info : arrived;
+    const problem = result.outcome === 'replaced' ? undefined : result.reason;
+    const after = await hooks.after('archive', info, this.getFullPath(name), problem);
+    if (after.outcome === 'stop') throw after.error;
+    return result;
+  }
+
+  /** {@link replace} under the catalogue's lock, without the line. */
+  protected abstract exchange(
+    old: StoredCopy,
+    by: Replacement,
+    options: { readonly unkept: boolean },
+  ): Promise<ReplaceResult>;
 
   /** Ends threads and connections. */
   abstract close(): Promise<void>;

@@ -9,7 +9,7 @@ const key = useGpgKey();
 describeS3('WAL in S3', (server) => {
   function cloud(compression: CompressionName | null, encrypted = false): void {
     const label = `${server.kind}, ${compression ?? 'no compression'}${encrypted ? ' and gpg' : ''}`;
-    describeWalStorageStrategy({ label, compression, encrypted }, (body) =>
+    describeWalStorageStrategy({ label, compression, encrypted, replaces: server.kind === 'rgw' }, (body) =>
       server.withBucket((endpoint) => {
         const gpg: CloudOptions = encrypted
           ? { encryption: { keyId: key().keyId, homedir: key().homedir }, keys: { gnupgHome: key().homedir } }

@@ -21,6 +21,7 @@ import { collect } from '../catalogue/with-catalogue.ts';
 import { BROKEN_PAGE, brokenWal } from '../support/broken-wal.ts';
 import { makeWal } from '../support/make-wal.ts';
 import { arrive, linesOf, namesOf, plainOf, queueOf, saveAll, waiting } from '../storage/with-storage.ts';
+import { describeReplacing } from './replacing.ts';
 import { describeSourceHandling } from './source-handling.ts';
 
 export interface OpenOptions {
@@ -44,6 +45,8 @@ export interface StorageFacts {
   readonly label: string;
   readonly compression: CompressionName | null;
   readonly encrypted: boolean;
+  /** False where nothing can be replaced safely. */
+  readonly replaces?: boolean;
 }
 
 export type WithStorageUnderTest = <T>(body: (storage: StorageUnderTest) => Promise<T>) => Promise<T>;
@@ -300,6 +303,7 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
   });
 
   describeSourceHandling(facts, withStorage);
+  describeReplacing(facts, withStorage);
 
   describe(`WalStorageStrategy, ${facts.label}: hooks and signals`, () => {
     test('hooks run one file at a time in order, after them the source is still there', () =>

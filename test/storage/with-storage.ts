@@ -75,6 +75,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           walsDirectory: home.wals,
           digestJournal: journalPath,
           mode: 0o600,
+          keptDirectory: `${home.errors}.kept`,
           workers: 0,
           compression:
             compression === null ? null : { compression, level: undefined, custom: (options.keys ?? keys).custom },

@@ -5,6 +5,7 @@ import { getObject, headObject, type ObjectFacts, type ReadOptions, type StoredO
 import { listObjects, type ListedObject, type ListOptions } from './list-objects.ts';
 import { probeEndpoint, type ProbeResult } from './probe-endpoint.ts';
 import { putIfAbsent, type PutOptions } from './put-object.ts';
+import { copyObject, replaceObject, type ReplaceOutcome } from './replace-object.ts';
 import { createAgents, createS3Client, type Agents, type S3Connection, type S3Sender } from './s3-client.ts';
 import { s3Error } from './s3-errors.ts';
 import { S3Error } from './s3-failure.ts';
@@ -51,6 +52,21 @@ export class ObjectStore implements S3Session, AsyncDisposable {
     return putIfAbsent(this, key, body, options);
   }
 
+  /** `replaced` once the new object is there for good; `changed` when another object than the one of this ETag is there, or none. */
+  replaceObject(key: string, etag: string, body: Uint8Array, options: PutOptions = {}): Promise<ReplaceOutcome> {
+    return replaceObject(this, key, etag, body, options);
+  }
+
+  /** Copies an object of this ETag inside the bucket; false when another one is there, or none. */
+  copyObject(
+    key: string,
+    etag: string,
+    target: string,
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<boolean> {
+    return copyObject(this, key, etag, target, options.signal);
+  }
+
   /** In the order of the keys' bytes, page by page. */
   list(prefix: string, options: ListOptions = {}): AsyncGenerator<ListedObject> {
     return listObjects(this, prefix, options);
@@ -82,7 +98,8 @@ export class ObjectStore implements S3Session, AsyncDisposable {
   /** Finds out what the endpoint can do, with an object under this key, and relies on it from now on. */
   async probe(key: string, options: { readonly signal?: AbortSignal | undefined } = {}): Promise<ProbeResult> {
     const result = await probeEndpoint(this, key, options.signal);
-    this.#capabilities = { conditionalWrites: result.conditionalWrites, integrity: result.integrity };
+    const { leftover: _leftover, ...capabilities } = result;
+    this.#capabilities = capabilities;
     return result;
   }
 

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import type { PutObjectCommand, PutObjectCommandInput } from '@aws-sdk/client-s3';
 import { hasBody } from './s3-client.ts';
-import { notS3 } from './get-object.ts';
+import { headObject, isAbsent, notS3 } from './get-object.ts';
+import { spellEtag } from './replace-object.ts';
 import { S3Error } from './s3-failure.ts';
 import type { EndpointCapabilities } from './s3-settings.ts';
 import type { Question, S3Session } from './s3-session.ts';
@@ -12,7 +13,9 @@ export interface ProbeResult extends EndpointCapabilities {
   readonly leftover: string | null;
 }
 
-const TEXT = Buffer.from('walwarden looked here whether the endpoint honours If-None-Match. This may be deleted.\n');
+const TEXT = Buffer.from(
+  'walwarden looked here whether the endpoint honours If-None-Match and If-Match. This may be deleted.\n',
+);
 const OTHER_TEXT = Buffer.from(TEXT.toString().toUpperCase());
 
 type Answer = 'stored' | 'exists' | 'refused' | 'busy';
@@ -48,7 +51,9 @@ class Probe {
     // Another probe may have deleted the object between our two requests: a "no" is asked again where nobody else is.
     const conditionalWrites =
       (await this.#honoursCondition(key)) || (await this.#honoursCondition(`${key}-${randomUUID()}`));
-    return { conditionalWrites, integrity: await this.#integrity(key) };
+    let ifMatch = await this.#honouredMatch(key);
+    if (ifMatch === 'none') ifMatch = await this.#honouredMatch(`${key}-${randomUUID()}`);
+    return { conditionalWrites, ifMatch, integrity: await this.#integrity(key) };
   }
 
   /** Deletes what was made; returns what had to stay. */
@@ -71,6 +76,20 @@ class Probe {
     const first = await this.#put(key, { IfNoneMatch: '*' });
     if (first !== 'stored') return first === 'exists';
     return (await this.#put(key, { IfNoneMatch: '*' })) === 'exists';
+  }
+
+  /** Replaces what it names, and nothing else. */
+  async #honouredMatch(key: string): Promise<EndpointCapabilities['ifMatch']> {
+    // So that there is one, whoever put it there.
+    await this.#put(key, { IfNoneMatch: '*' });
+    for (const spelling of ['quoted', 'bare'] as const) {
+      const there = await headObject(this.#session, key, this.#signal);
+      if (there === null || there.etag === null) return 'none';
+      const other = spellEtag('0'.repeat(there.etag.length), spelling);
+      if ((await this.#put(key, { IfMatch: other })) !== 'exists') return 'none';
+      if ((await this.#put(key, { IfMatch: spellEtag(there.etag, spelling) })) === 'stored') return spelling;
+    }
+    return 'none';
   }
 
   async #integrity(key: string): Promise<EndpointCapabilities['integrity']> {
@@ -99,21 +118,25 @@ class Probe {
       });
       // A login page says 200 to everything, and would be remembered as an endpoint that can do nothing.
       if (ETag === undefined) throw notS3(this.#session, question);
-      this.#made.add(key);
+      // What is replaced was there before.
+      if (extra.IfMatch === undefined) this.#made.add(key);
       return 'stored';
     } catch (error) {
       if (!(error instanceof S3Error) || error.status === null) throw error;
       if (error.status === 412) return 'exists';
+      // Of a condition on an object that another probe has just deleted.
+      if (extra.IfMatch !== undefined && isAbsent(error)) return 'busy';
       // Somebody else is at this very key, which says nothing of the condition.
       if (isConflict(error)) return 'busy';
-      const asked = extra.IfNoneMatch !== undefined ? isNotImplemented(error) : isDigestRefused(error);
+      const isCondition = extra.IfNoneMatch !== undefined || extra.IfMatch !== undefined;
+      const asked = isCondition ? isNotImplemented(error) : isDigestRefused(error);
       if (!asked) throw error;
       return 'refused';
     }
   }
 }
 
-/** The endpoint says that it doesn't know If-None-Match. */
+/** The endpoint says that it doesn't know the condition. */
 function isNotImplemented({ status, s3Code }: S3Error): boolean {
   return status === 501 || s3Code === 'NotImplemented';
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import type { PutObjectCommand } from '@aws-sdk/client-s3';
+import type { PutObjectCommand, PutObjectCommandInput } from '@aws-sdk/client-s3';
 import { headObject, plainEtag, STORED_SHA256, STORED_SIZE } from './get-object.ts';
 import { putInParts } from './multipart-upload.ts';
 import { isOutcomeUnknown, S3Error } from './s3-failure.ts';
@@ -28,7 +28,7 @@ export interface PutOptions {
 }
 
 /** Another writer of the same key may be at it for a moment; the SDK does not try these again. */
-const TRIES = 6;
+export const TRIES = 6;
 
 /**
  * Stores an object unless there is one under this key. `stored` once the
@@ -43,7 +43,18 @@ export async function putIfAbsent(
   options: PutOptions = {},
 ): Promise<PutOutcome> {
   const { signal } = options;
-  const question: Question = { verb: 'store', key, signal };
+  const upload = await uploadOf(key, body, options);
+  const inParts = body.length >= session.settings.multipartThreshold;
+  if (inParts || session.capabilities?.conditionalWrites !== true) {
+    const there = await headObject(session, key, signal);
+    if (there !== null) return { outcome: 'exists', object: there };
+  }
+  return inParts ? putInParts(session, upload) : putWhole(session, upload, options.onBodyFree);
+}
+
+/** What is sent, with an id of its own. */
+export async function uploadOf(key: string, body: Uint8Array, options: PutOptions): Promise<Upload> {
+  const question: Question = { verb: 'store', key, signal: options.signal };
   const id = randomUUID();
   const sha256 = options.sha256 ?? (await sha256Of(body));
   const metadata = {
@@ -52,13 +63,7 @@ export async function putIfAbsent(
     [STORED_SIZE]: String(body.length),
     [UPLOAD_ID]: id,
   };
-  const upload: Upload = { question, body, sha256, metadata, id };
-  const inParts = body.length >= session.settings.multipartThreshold;
-  if (inParts || session.capabilities?.conditionalWrites !== true) {
-    const there = await headObject(session, key, signal);
-    if (there !== null) return { outcome: 'exists', object: there };
-  }
-  return inParts ? putInParts(session, upload) : putWhole(session, upload, options.onBodyFree);
+  return { question, body, sha256, metadata, id };
 }
 
 async function putWhole(session: S3Session, upload: Upload, onBodyFree?: () => void): Promise<PutOutcome> {
@@ -76,6 +81,34 @@ async function putWhole(session: S3Session, upload: Upload, onBodyFree?: () => v
 }
 
 async function sendWhole(session: S3Session, upload: Upload, onBodyFree?: () => void): Promise<PutOutcome> {
+  const { capabilities } = session;
+  const condition = capabilities?.conditionalWrites === false ? {} : { IfNoneMatch: '*' };
+  const sent = await sendObject(session, upload, condition);
+  if (sent.etag === null) {
+    const there = await headObject(session, upload.question.key, upload.question.signal);
+    if (there === null) throw notStored(session, upload);
+    return outcomeOf(there, upload);
+  }
+  if (sent.damaged) throw await removeDamaged(session, upload);
+  // What answered 200 has read all of the body; a request that was given up before may still be sending it.
+  if (sent.attempts === 1) onBodyFree?.();
+  return { outcome: 'stored' };
+}
+
+export interface SentObject {
+  /** Null when the answer names none. S3 always does: whatever says 200 without it (a login page, a proxy) may have stored nothing. */
+  readonly etag: string | null;
+  /** The endpoint checks nothing itself, and what it stored is not what was sent. */
+  readonly damaged: boolean;
+  readonly attempts: number | undefined;
+}
+
+/** One PutObject under a condition. */
+export async function sendObject(
+  session: S3Session,
+  upload: Upload,
+  condition: Pick<PutObjectCommandInput, 'IfNoneMatch' | 'IfMatch'>,
+): Promise<SentObject> {
   const { settings, capabilities } = session;
   const { question, body, sha256 } = upload;
   const integrity = capabilities?.integrity ?? 'payload-hash';
@@ -86,25 +119,16 @@ async function sendWhole(session: S3Session, upload: Upload, onBodyFree?: () => 
       Key: question.key,
       Body: body,
       ...(md5 === null ? {} : { ContentMD5: md5.toString('base64') }),
-      ...(capabilities?.conditionalWrites === false ? {} : { IfNoneMatch: '*' }),
+      ...condition,
       ...objectOptions(session, upload.metadata),
     });
     signWith(command, sha256);
     return client.send(command, options);
   });
   const etag = plainEtag(output.ETag);
-  // S3 always names one. Whatever says 200 without it (a login page, a proxy) may have stored nothing.
-  if (etag === null) {
-    const there = await headObject(session, question.key, question.signal);
-    if (there === null) throw notStored(session, upload);
-    return outcomeOf(there, upload);
-  }
-  if (integrity === 'none' && /^[0-9a-f]{32}$/.test(etag) && etag !== md5?.toString('hex')) {
-    throw await removeDamaged(session, upload);
-  }
-  // What answered 200 has read all of the body; a request that was given up before may still be sending it.
-  if (output.$metadata.attempts === 1) onBodyFree?.();
-  return { outcome: 'stored' };
+  const isMd5 = etag !== null && /^[0-9a-f]{32}$/.test(etag);
+  const damaged = integrity === 'none' && isMd5 && etag !== md5?.toString('hex');
+  return { etag, damaged, attempts: output.$metadata.attempts };
 }
 
 /** The digest of the body is part of what is signed, and the SDK would compute it again. */

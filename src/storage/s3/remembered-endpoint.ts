@@ -36,8 +36,9 @@ export class RememberedEndpoint {
   }
 
   async write(capabilities: EndpointCapabilities, now = Date.now()): Promise<void> {
-    const { conditionalWrites, integrity } = capabilities;
-    const content = { endpoint: this.#key, probed: new Date(now).toISOString(), conditionalWrites, integrity };
+    const { conditionalWrites, ifMatch, integrity } = capabilities;
+    const found = { conditionalWrites, ifMatch, integrity };
+    const content = { endpoint: this.#key, probed: new Date(now).toISOString(), ...found };
     const temporary = `${this.#path}.${randomUUID()}.tmp`;
     await writeNewFile(temporary, Buffer.from(`${JSON.stringify(content, null, 2)}\n`), { mode: 0o600 });
     try {
@@ -60,10 +61,13 @@ function understand(text: string, key: string, now: number): EndpointCapabilitie
   if (typeof value !== 'object' || value === null) return null;
   const endpoint: unknown = Reflect.get(value, 'endpoint');
   const conditionalWrites: unknown = Reflect.get(value, 'conditionalWrites');
+  const ifMatch: unknown = Reflect.get(value, 'ifMatch');
   const integrity: unknown = Reflect.get(value, 'integrity');
   const probed = Date.parse(String(Reflect.get(value, 'probed')));
   if (endpoint !== key || typeof conditionalWrites !== 'boolean') return null;
+  // An older version did not ask.
+  if (ifMatch !== 'quoted' && ifMatch !== 'bare' && ifMatch !== 'none') return null;
   if (integrity !== 'payload-hash' && integrity !== 'content-md5' && integrity !== 'none') return null;
   // One of the future comes of a clock that was set back.
-  return probed <= now && now - probed < VALID_MS ? { conditionalWrites, integrity } : null;
+  return probed <= now && now - probed < VALID_MS ? { conditionalWrites, ifMatch, integrity } : null;
 }

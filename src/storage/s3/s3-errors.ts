@@ -5,7 +5,7 @@ import type { EffectiveS3Settings } from './s3-settings.ts';
 import { formatS3Url } from './wal-object-key.ts';
 
 /** What was asked of the endpoint, for the words about its failure. */
-export type S3Verb = 'store' | 'read' | 'look at' | 'list' | 'delete';
+export type S3Verb = 'store' | 'copy' | 'read' | 'look at' | 'list' | 'delete';
 
 export interface S3Attempt {
   readonly settings: EffectiveS3Settings;
@@ -195,6 +195,8 @@ function permissions({ verb, settings, key }: S3Attempt): string {
     case 'read':
     case 'look at':
       return `s3:GetObject on ${objects} and s3:ListBucket on the bucket, without which S3 denies what is not there`;
+    case 'copy':
+      return `s3:GetObject on ${objects}, and s3:PutObject beside it`;
     case 'list':
       return 's3:ListBucket';
     case 'delete':

@@ -35,6 +35,12 @@ export interface EndpointCapabilities {
   /** `If-None-Match: *` of a PUT is honoured: nothing is overwritten, and of two writers one wins. */
   readonly conditionalWrites: boolean;
   /**
+   * How the ETag in `If-Match` of a PUT has to be written for the endpoint to
+   * replace the very object that was looked at, and no other; `none` where it
+   * replaces any. Some gateways compare the text as it comes, `bare` of HTTP's quotes.
+   */
+  readonly ifMatch: 'quoted' | 'bare' | 'none';
+  /**
    * What makes the endpoint refuse a body that was damaged on its way: the
    * signed SHA-256, which every request carries, or Content-MD5. `none`: we
    * compare afterwards.

@@ -6,7 +6,8 @@ import { describeS3 } from '../../support/s3.ts';
 import { ALWAYS, CAPABILITIES, isPut, listed, noise, throughProxy, withStore } from './with-store.ts';
 
 const KEY = 'prefix/main/walwarden-probe';
-const isConditional = ({ method, headers }: SeenRequest): boolean => method === 'PUT' && 'if-none-match' in headers;
+const isConditional = ({ method, headers }: SeenRequest): boolean =>
+  method === 'PUT' && ('if-none-match' in headers || 'if-match' in headers);
 
 describeS3('a look at the endpoint', (server) => {
   test('finds out what it can do, and leaves nothing behind', () =>
@@ -50,6 +51,25 @@ describeS3('a look at the endpoint', (server) => {
       expect(await store.putIfAbsent('k', noise(10))).toEqual({ outcome: 'stored' });
       expect(await store.putIfAbsent('k', noise(10))).toMatchObject({ outcome: 'exists' });
     }));
+
+  test.each([
+    ['says it knows no If-Match', s3Answer(501, 'NotImplemented')],
+    ['takes every If-Match for fulfilled', { kind: 'answer', status: 200, headers: { etag: '"x"' } } as const],
+  ])('believes an endpoint that %s', (_what, fault) =>
+    throughProxy(
+      server,
+      async (store, proxy) => {
+        proxy.fail(({ method, headers }) => method === 'PUT' && 'if-match' in headers, fault, ALWAYS);
+        expect(await store.probe(KEY)).toMatchObject({ ifMatch: 'none' });
+        await store.putIfAbsent('k', noise(10));
+        const etag = (await store.head('k'))?.etag ?? '';
+        await expect(store.replaceObject('k', etag, noise(20))).rejects.toThrow(
+          'nothing is replaced without a condition',
+        );
+      },
+      { capabilities: null },
+    ),
+  );
 });
 
 describeS3(

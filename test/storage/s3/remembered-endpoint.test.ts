@@ -6,7 +6,7 @@ import { withDefaults, type S3Settings } from '../../../src/storage/s3/s3-settin
 import { withTempDir } from '../../support/temp-dir.ts';
 
 const SETTINGS: S3Settings = { bucket: 'wal', region: 'eu-central-1', endpoint: 'https://s3.example.com' };
-const FOUND = { conditionalWrites: false, integrity: 'content-md5' } as const;
+const FOUND = { conditionalWrites: false, ifMatch: 'quoted', integrity: 'content-md5' } as const;
 const DAY = 24 * 3600 * 1000;
 
 const remembered = (path: string, settings: S3Settings = SETTINGS): RememberedEndpoint =>
@@ -39,7 +39,7 @@ test.each<[string, S3Settings]>([
   withPath(async (path) => {
     await remembered(path).write(FOUND);
     expect(await remembered(path, settings).read()).toBeNull();
-    await remembered(path, settings).write({ conditionalWrites: true, integrity: 'payload-hash' });
+    await remembered(path, settings).write({ conditionalWrites: true, ifMatch: 'quoted', integrity: 'payload-hash' });
     expect(await remembered(path).read()).toBeNull();
   }),
 );
@@ -55,6 +55,8 @@ test('a file that is torn, or holds something else, is as good as none, and is w
       '[]',
       '"x"',
       JSON.stringify({ ...parsed, conditionalWrites: 'yes' }),
+      // As a version wrote it that did not ask for it.
+      JSON.stringify({ ...parsed, ifMatch: undefined }),
       JSON.stringify({ ...parsed, integrity: 'crc32' }),
       JSON.stringify({ ...parsed, probed: 'yesterday' }),
       JSON.stringify({ ...parsed, probed: undefined }),

@@ -7,8 +7,8 @@ import type { S3Server } from '../../support/s3.ts';
 
 /** What a probe finds out about our servers. */
 export const CAPABILITIES: Readonly<Record<S3Kind, EndpointCapabilities>> = {
-  rgw: { conditionalWrites: true, integrity: 'payload-hash' },
-  s3rver: { conditionalWrites: false, integrity: 'none' },
+  rgw: { conditionalWrites: true, ifMatch: 'bare', integrity: 'payload-hash' },
+  s3rver: { conditionalWrites: false, ifMatch: 'none', integrity: 'none' },
 };
 
 export interface StoreOptions extends Partial<S3Settings> {
