@@ -8,6 +8,7 @@ import { encryptGpg } from './encryption/gpg.ts';
 import { isErrorCode } from './errors.ts';
 import {
   checkArchiverErrors,
+  checkOpaqueWal,
   checkQueue,
   checkRefusedSegment,
   checkWalAge,
@@ -85,6 +86,7 @@ function stepsFor(look: Look): CheckStep[] {
     { name: 'streaming WALs directory', run: (strategy) => checkQueueOf(look, strategy, 'streaming') },
     passive ? null : { name: 'PostgreSQL', run: (strategy, signal) => checkServerOf(look, strategy, signal) },
     { name: 'directories', run: (strategy) => checkDirectories(look, strategy) },
+    { name: 'WAL headers', run: (strategy, signal) => checkHeaders(look, strategy, signal) },
     options.encryption === null ? null : { name: 'encryption', run: (...args) => checkEncryption(server, ...args) },
     { name: 'wal maximum age', patient: true, run: (strategy, signal) => checkAge(look, strategy, signal) },
     { name: 'archived files', patient: true, run: (strategy, signal) => checkStored(look, strategy, signal) },
@@ -220,6 +222,16 @@ async function checkDirectories(look: Look, strategy: CheckStrategy): Promise<vo
   strategy.initCheck('directories');
   const problems = await look.directories();
   strategy.result(problems.length === 0, problems.length === 0 ? null : problems.join('; '));
+}
+
+/** `WAL headers`: only where they are not verified. */
+async function checkHeaders(look: Look, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {
+  const { headers, config } = look.server;
+  const opaque = await headers.opaque();
+  if (opaque === null) return;
+  strategy.initCheck('WAL headers');
+  const { server, streaming } = config.passive ? { server: null, streaming: null } : await look.remote(signal);
+  strategy.record([checkOpaqueWal(opaque.segmentSize, server?.segmentSize ?? streaming?.segmentSize ?? null)]);
 }
 
 async function checkEncryption(server: Server, strategy: CheckStrategy, signal: AbortSignal): Promise<void> {

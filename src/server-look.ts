@@ -106,7 +106,9 @@ export class Look {
   async trouble(kind: 'incoming' | 'streaming'): Promise<string | null> {
     const queue = await this.queue(kind);
     const failed = queue.first !== null && (await this.failure()) !== null;
-    return failed || isStuck(queue, await this.pass(), this.now) ? this.whyItWaits(kind) : null;
+    const { headers, config } = this.server;
+    const patience = headers.isOff ? config.options.incomplete_wal_timeout : 0;
+    return failed || isStuck(queue, await this.pass(), this.now, patience) ? this.whyItWaits(kind) : null;
   }
 
   /** Why no WAL comes into the archive; `ever`: none did yet. */

@@ -6,7 +6,7 @@ import type { Server } from './server.ts';
 // What delivering and finding WAL take of a server, whoever asks: a command or HTTP.
 
 export function depositParts(server: Server): DepositParts {
-  const { name, config, strategy, catalogue, errors, keys, refused, shortSegments } = server;
+  const { name, config, strategy, catalogue, errors, keys, refused, shortSegments, whole } = server;
   return {
     server: name,
     incoming: config.options.incoming_wals_directory,
@@ -16,6 +16,7 @@ export function depositParts(server: Server): DepositParts {
     keys,
     refused,
     shortSegments,
+    whole,
   };
 }
 
@@ -27,6 +28,7 @@ export function finderParts(server: Server): WalFinderParts {
     streaming: config.options.streaming_wals_directory,
     keys,
     deliveries: server.shortDeliveries,
+    opaque: () => server.headers.opaque(),
     before: localArchiveOf(config),
     foreign: (systemIdentifier) => identity.foreign(systemIdentifier),
     checkAbsent: (names) => server.checkAbsent(names),

@@ -10,7 +10,9 @@ import { ShortSegments } from './archiver/short-segments.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import type { Told } from './archiver/told.ts';
 import { UnknownMagics } from './archiver/unknown-magics.ts';
+import { HeaderVerification } from './archiver/header-verification.ts';
 import { KnownCatalogue } from './archiver/known-catalogue.ts';
+import { WholeDeliveries } from './archiver/whole-deliveries.ts';
 import type { ArchiveObserver, ArchiveSummary, WalArchiver } from './archiver/wal-archiver.ts';
 import { Xlogdb } from './catalogue/xlogdb.ts';
 import type { ServerConfig, WalwardenConfig } from './config/config.ts';
@@ -60,6 +62,8 @@ export interface Server extends AsyncDisposable {
   readonly refused: RefusedSegments;
   readonly shortSegments: ShortSegments;
   readonly shortDeliveries: ShortDeliveries;
+  readonly whole: WholeDeliveries;
+  readonly headers: HeaderVerification;
   readonly archivers: readonly WalArchiver[];
   readonly postgres: PostgresSettings;
   /** What PostgreSQL says over the connections in use; asked for once in the life of this object, and never rejects. */
@@ -133,11 +137,31 @@ export function openServer(
     acquireLock(lockPath('archive-wal'), { waitMs: LOCK_WAIT_MS, signal: kill });
 
   const custom = customFilters(server);
+  const rememberedSize = new RememberedSegmentSize(
+    join(options.backup_directory, '.segment-size.json'),
+    join(options.backup_directory, 'identity.json'),
+    logger,
+  );
+  const headers = new HeaderVerification(options.verify_wal_header, {
+    configured: options.wal_segment_size,
+    remembered: rememberedSize,
+    ask: async () => {
+      const asked = { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill };
+      const { server: reached, streaming } = await fetchRemoteStatus(
+        { ...postgresSettings(server), walConninfo: null },
+        asked,
+      );
+      return reached?.segmentSize ?? streaming?.segmentSize ?? null;
+    },
+  });
   const keys: ReadingKeys = {
     custom,
     compression: options.compression,
     passphraseCommand: options.encryption_passphrase_command ?? undefined,
     gnupgHome: options.gnupg_home ?? undefined,
+    get opaque() {
+      return headers.current;
+    },
   };
   const cataloguePath = join(catalogueDirectory, `${name}-xlog.db`);
   const catalogue = new Xlogdb({
@@ -158,11 +182,12 @@ export function openServer(
   );
   const errors = new ErrorsDirectory(options.errors_directory, inBackups('.errors'));
   const refused = new RefusedSegments(inBackups('.refused'), name, logger);
+  const whole = new WholeDeliveries(inBackups('.whole-deliveries'), logger);
   const failures = new FailedPasses(inBackups('.archive-wal.json'), name, logger);
   const identity = new SystemIdentity(
     inBackups('identity.json'),
     {
-      archived: async () => identityIn(await newestHeader(catalogue, strategy, keys, logger)),
+      archived: async () => (headers.isOff ? null : identityIn(await newestHeader(catalogue, strategy, keys, logger))),
       connected: () => fetchIdentity(postgresSettings(server), { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill }),
       beforeRecording: async () => {
         await catalogue.create();
@@ -191,7 +216,7 @@ export function openServer(
         if (foreign === null && majorVersion === null) await unknownMagics.tell(magic);
         return foreign;
       },
-      rules: async () => ({ opaque: null, asTheyAre: await refused.takenAsTheyAre() }),
+      rules: async () => ({ opaque: await headers.opaque(), asTheyAre: await refused.takenAsTheyAre() }),
       nameOf: (wal) => shortSegments.nameOf(wal),
     },
     keys,
@@ -236,6 +261,7 @@ export function openServer(
     errors,
     logger,
     getRemoteStatus,
+    headers,
     incompleteTimeoutMs: options.incomplete_wal_timeout,
     drain,
     observer,
@@ -248,6 +274,7 @@ export function openServer(
         incoming: options.incoming_wals_directory,
         batchSize: options.archiver_batch_size || batchLimit,
         customMagic: custom?.magic,
+        whole,
       }),
     );
   }
@@ -334,16 +361,17 @@ export function openServer(
     );
   }
 
-  const rememberedSize = new RememberedSegmentSize(inBackups('.segment-size.json'), identity.path, logger);
   async function askSegmentSize(newest: readonly WalFileInfo[]): Promise<number | null> {
     const segment = newest.findLast(({ name: archived }) => walKind(archived) === 'segment');
     return (
       (await strategy.knownSegmentSize(segment?.name ?? null)) ??
-      (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize ??
+      (headers.isOff ? null : (await newestHeader(catalogue, strategy, keys, logger))?.segmentSize) ??
       null
     );
   }
   async function segmentSize(): Promise<number | null> {
+    const opaque = await headers.opaque();
+    if (opaque !== null && opaque.segmentSize !== null) return opaque.segmentSize;
     const newest = await catalogue.readLast();
     if (isLocal) return askSegmentSize(newest);
     const known = plainSegmentSize(newest) ?? (await rememberedSize.read());
@@ -370,6 +398,8 @@ export function openServer(
     refused,
     shortSegments,
     shortDeliveries,
+    whole,
+    headers,
     archivers,
     postgres,
     getRemoteStatus,
@@ -417,7 +447,10 @@ export function openServer(
       if (drain?.aborted === true) return;
       await failures.succeeded();
       // While the endpoint answers: who wants to know it may come when it doesn't.
-      if (!isLocal) await segmentSize();
+      if (headers.isOff && (await catalogue.exists())) {
+        await identity.current();
+        await headers.remember();
+      } else if (!isLocal) await segmentSize();
     },
     [Symbol.asyncDispose]: () => strategy.close(),
   };

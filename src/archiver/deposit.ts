@@ -4,10 +4,11 @@ import { openDelivered, readDelivered, readWhole, type DeliveredFile } from '../
 import { fsyncDirectory, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
+import { identityOf } from '../storage/file-identity.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
 import { sha256 } from '../storage/sha256.ts';
-import type { ReadingKeys } from '../storage/stored-content.ts';
+import { isOpaque, type ReadingKeys } from '../storage/stored-content.ts';
 import { judgeForTaking } from '../storage/taking.ts';
 import type { Comparison, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
@@ -15,6 +16,7 @@ import { parseWalName, type WalName } from '../wal/wal-name.ts';
 import type { ErrorsDirectory } from './errors-directory.ts';
 import type { RefusedSegments } from './refused-segments.ts';
 import type { ShortSegments } from './short-segments.ts';
+import type { WholeDeliveries } from './whole-deliveries.ts';
 
 export interface DepositParts {
   readonly server: string;
@@ -25,6 +27,7 @@ export interface DepositParts {
   readonly keys: ReadingKeys;
   readonly refused: RefusedSegments;
   readonly shortSegments: Pick<ShortSegments, 'decide'>;
+  readonly whole: WholeDeliveries;
 }
 
 /** `conflict`: another content is there under this name; a copy of this one is in errors. */
@@ -41,8 +44,18 @@ export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: 
   const parsed = parseWalName(name);
   if (parsed === undefined) throw new WalwardenError('invalid-wal-name', `not the name of a WAL file: ${name}`);
   const { accept, rules } = parts.strategy.parts;
-  const { plain, verdict: first } = await unpackDelivered(bytes, name, parts.keys);
-  const verdict = judgeForTaking(parsed, plain, await rules(), first);
+  const known = await rules();
+  if (known.opaque !== null && known.opaque.segmentSize === null && isOpaque(name, known)) {
+    throw new WalwardenError(
+      'config',
+      `can't take ${name} for server ${parts.server}: verify_wal_header is off, and the size of the server's segments is not known`,
+      {
+        hint: 'nothing was stored; set wal_segment_size, or let conninfo or streaming_conninfo reach the server, which is asked',
+      },
+    );
+  }
+  const { plain, verdict: first } = await unpackDelivered(bytes, name, { ...parts.keys, opaque: known.opaque });
+  const verdict = judgeForTaking(parsed, plain, known, first);
   const refuse = (reason: string, hint = 'PostgreSQL keeps the file and tries again'): WalwardenError =>
     new WalwardenError('invalid-wal', `refused ${name} for server ${parts.server}: ${reason}`, {
       hint: `nothing was stored; ${hint}`,
@@ -73,8 +86,14 @@ function asItIs(server: string, name: WalName): string {
  * Puts a delivered file, whole and fsynced under a temporary name in incoming,
  * in place without overwriting anything. Resolves once it would survive power
  * loss, whether it is new or was there before. The temporary is gone afterwards.
+ * `checked`: it came with a checksum, which was right.
  */
-export async function depositWal(parts: DepositParts, name: WalName, temporary: string): Promise<Deposited> {
+export async function depositWal(
+  parts: DepositParts,
+  name: WalName,
+  temporary: string,
+  { checked }: { readonly checked: boolean },
+): Promise<Deposited> {
   const final = join(parts.incoming, name);
   const bytes = await readDelivered(temporary);
   try {
@@ -84,6 +103,9 @@ export async function depositWal(parts: DepositParts, name: WalName, temporary: 
       if (found.result === 'different') {
         const inErrors = await keepOnce(parts.errors, name, temporary, bytes, found.reason);
         return { outcome: 'conflict', reason: found.reason, inErrors };
+      }
+      if (checked && isOpaque(name, parts.keys)) {
+        await parts.whole.note(name, identityOf(await lstat(temporary, { bigint: true })));
       }
       if (await moveUnlessThere(temporary, final)) {
         await fsyncDirectory(parts.incoming);

@@ -8,6 +8,7 @@ import {
 } from './file-archival-health.ts';
 import { WalArchiver, type WalArchiverParts } from './wal-archiver.ts';
 import { WalArchiverQueue } from './wal-archiver-queue.ts';
+import type { WholeDeliveries } from './whole-deliveries.ts';
 import { inspectClaimFirst, inspectWaiting, listWaiting, removeOldTemporaries } from './waiting-directory.ts';
 
 export interface FileWalArchiverSettings {
@@ -16,6 +17,7 @@ export interface FileWalArchiverSettings {
   readonly batchSize: number;
   /** `custom_compression_magic`. */
   readonly customMagic?: Uint8Array | undefined;
+  readonly whole: WholeDeliveries;
 }
 
 /** Archives what PostgreSQL's archive_command (or put-wal) put into the incoming directory. */
@@ -23,18 +25,25 @@ export class FileWalArchiver extends WalArchiver {
   override readonly directory: string;
   readonly #batchSize: number;
   readonly #customMagic: Uint8Array | undefined;
+  readonly #whole: WholeDeliveries;
 
   constructor(parts: WalArchiverParts, settings: FileWalArchiverSettings) {
     super('file archival', parts);
     this.directory = settings.incoming;
     this.#batchSize = settings.batchSize;
     this.#customMagic = settings.customMagic;
+    this.#whole = settings.whole;
   }
 
   override async getNextBatch(): Promise<WalArchiverQueue> {
     const { names, claims, unknown, ignored } = await listWaiting(this.directory);
     await removeOldTemporaries(this.directory, ignored);
-    const options = { customMagic: this.#customMagic, signal: this.parts.drain };
+    const { headers, incompleteTimeoutMs: waitMs, drain } = this.parts;
+    const known = names.length === 0 ? null : await headers.opaque();
+    if (headers.isOff) await this.#whole.prune(waitMs);
+    const isWhole = this.#whole.has.bind(this.#whole);
+    const opaque = known === null ? null : { ...known, waitMs, isWhole };
+    const options = { customMagic: this.#customMagic, opaque, signal: drain };
     return new WalArchiverQueue({
       names,
       inspect: (name) => (claims.has(name) ? inspectClaimFirst : inspectWaiting)(this.directory, name, options),

@@ -97,7 +97,10 @@ export class StreamingWalArchiver extends WalArchiver {
 
   /** `stays`: only the claim of that name may be looked at. */
   async #inspect(name: WalName, hasClaim: boolean, stays: boolean): Promise<Inspection> {
-    const options = { signal: this.parts.drain };
+    const known = await this.parts.headers.opaque();
+    // pg_receivewal gives a segment its name when it is whole.
+    const opaque = known === null ? null : { ...known, waitMs: 0, isWhole: () => Promise.resolve(true) };
+    const options = { opaque, signal: this.parts.drain };
     if (stays) return inspectClaim(this.directory, name, options);
     return (hasClaim ? inspectClaimFirst : inspectWaiting)(this.directory, name, options);
   }

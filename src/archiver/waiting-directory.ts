@@ -6,10 +6,10 @@ import { oddityOf, openDelivered } from '../durable/delivered-file.ts';
 import { OUT_OF_RESOURCES, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { claimedName, claimPath } from '../storage/claim.ts';
-import { identityOf, sameIdentity } from '../storage/file-identity.ts';
+import { identityOf, sameIdentity, type FileIdentity } from '../storage/file-identity.ts';
 import type { WaitingWal } from '../storage/wal-storage-strategy.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
-import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
+import { judgeSegment, judgeTextFile, MAX_TEXT_FILE_SIZE, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import { isWalName, parseWalName, type WalName } from '../wal/wal-name.ts';
 
 /** What a directory holds, by names alone: nothing was opened, and nothing but the names is in memory. */
@@ -35,11 +35,20 @@ export type Inspection =
     }
   | { readonly state: 'gone' };
 
+/** WAL whose headers can't be read, where it is delivered. */
+export interface OpaqueDelivery extends OpaqueWal {
+  /** Milliseconds that a file has to be unchanged, unless it is known to be whole. */
+  readonly waitMs: number;
+  readonly isWhole: (name: WalName, identity: FileIdentity) => Promise<boolean>;
+}
+
 export interface InspectOptions {
   /** Look at the claim of that name. */
   readonly claimed?: boolean;
   /** `custom_compression_magic`. */
   readonly customMagic?: Uint8Array | undefined;
+  /** How WAL is judged whose headers can't be read. */
+  readonly opaque?: OpaqueDelivery | null | undefined;
   /** Cuts the wait for a file to settle short. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -164,11 +173,18 @@ async function look(
   const size = Number(wal.identity.size);
   const head = await readStart(handle, HEAD_BYTES);
   const isSegment = parsed.kind === 'segment' || parsed.kind === 'partial';
-  const compressed = recogniseCompression(head, options.customMagic) !== null;
+  const opaque = isSegment ? (options.opaque ?? null) : null;
+  // Encrypted pages may begin like anything.
+  const compressed =
+    (opaque === null || opaque.segmentSize !== size) && recogniseCompression(head, options.customMagic) !== null;
+  if (opaque !== null && (compressed || opaque.segmentSize === size) && !(await mayBeWhole(wal, opaque, changedMs))) {
+    const reason = `verify_wal_header is off, so it waits until it has been unchanged for ${opaque.waitMs / 1000} s`;
+    return { state: 'incomplete', reason, changedMs };
+  }
 
   let verdict: Verdict | null = null;
   if (isSegment && !compressed) {
-    verdict = judgeSegment(parsed, head, size, null);
+    verdict = judgeSegment(parsed, head, size, opaque);
     // A segment says itself how long it will be, so neither answer needs a second look.
     if (verdict.verdict === 'valid') return { state: 'ready', wal: { ...wal, plain: true } };
     if (verdict.verdict === 'incomplete') return { state: 'incomplete', reason: verdict.reason, changedMs };
@@ -182,6 +198,15 @@ async function look(
   verdict ??= judgeTextFile(parsed, await readStart(handle, Math.min(size, MAX_TEXT_FILE_SIZE + 1)));
   if (verdict.verdict === 'valid') return { state: 'ready', wal: { ...wal, plain: true } };
   return { state: verdict.verdict === 'incomplete' ? 'incomplete' : 'unknown', reason: verdict.reason, changedMs };
+}
+
+/** A claim was found whole before it was made. */
+async function mayBeWhole(
+  { name, identity, claimed }: Omit<WaitingWal, 'plain'>,
+  { waitMs, isWhole }: OpaqueDelivery,
+  changedMs: number,
+): Promise<boolean> {
+  return claimed || Date.now() - changedMs >= waitMs || (await isWhole(name, identity));
 }
 
 /** By the time of the last change of its inode, which no `cp -p` can set back. */

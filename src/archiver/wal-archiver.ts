@@ -8,6 +8,7 @@ import type { SaveObserver, SaveResult, WaitingWal, WalStorageStrategy } from '.
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName } from '../wal/wal-name.ts';
 import type { ErrorKind, ErrorsDirectory } from './errors-directory.ts';
+import type { HeaderVerification } from './header-verification.ts';
 import type { Told } from './told.ts';
 import type { PassedOver, WalArchiverQueue } from './wal-archiver-queue.ts';
 
@@ -18,6 +19,7 @@ export interface WalArchiverParts {
   readonly logger: Logger;
   /** What PostgreSQL says; asked for once, and never rejects. */
   readonly getRemoteStatus: () => Promise<RemoteStatus>;
+  readonly headers: HeaderVerification;
   /** After so many milliseconds without a change, an incomplete file is told. */
   readonly incompleteTimeoutMs: number;
   /** Take no more files; finish those in hand. */

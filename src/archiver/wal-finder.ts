@@ -10,6 +10,7 @@ import { openStored, type ReadingKeys, type StoredBytes } from '../storage/store
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { holdsMore } from '../wal/inner-end.ts';
 import { endOfContent } from '../wal/padding.ts';
+import type { OpaqueWal } from '../wal/verify.ts';
 import {
   MAX_SEGMENT_SIZE,
   MIN_SEGMENT_SIZE,
@@ -30,6 +31,8 @@ export interface WalFinderParts {
   readonly keys: ReadingKeys;
   /** What was delivered as a segment, and is stored as a partial one. */
   readonly deliveries: Pick<ShortDeliveries, 'of'>;
+  /** Null where headers are verified. */
+  readonly opaque: () => Promise<OpaqueWal | null>;
   /** A directory that was the archive before it was in a bucket; null for none. */
   readonly before?: string | null | undefined;
   /** Why a delivered segment of this system identifier is not this archive's; null when it is, or when that can't be told. */
@@ -181,7 +184,7 @@ export async function readGrowing(path: string): Promise<Look> {
 }
 
 async function openFound(
-  { keys, foreign }: WalFinderParts,
+  { keys, foreign, opaque }: WalFinderParts,
   name: WalName,
   found: NonNullable<Look>,
 ): Promise<FoundWal> {
@@ -189,7 +192,7 @@ async function openFound(
   try {
     const opened =
       found.delivered === true
-        ? { ...(await unpackDelivered(bytes, name, keys)), decrypted: bytes }
+        ? { ...(await unpackDelivered(bytes, name, { ...keys, opaque: await opaque() })), decrypted: bytes }
         : await openStored(found, name, keys);
     const { verdict, decrypted, compression, plain } = opened;
     if (verdict.verdict !== 'valid') {

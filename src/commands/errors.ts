@@ -192,6 +192,8 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
   const parsed = parseWalName(file.name);
   if (parsed === undefined)
     return { state: 'unusable', text: `${JSON.stringify(file.name)} is not the name of a WAL file` };
+  // What is read back below counts on it.
+  await server.headers.opaque();
   let bytes: Buffer;
   try {
     bytes = await readDelivered(path);

@@ -51,7 +51,7 @@ export async function putWal(
     checkSums(files, sums);
     for (const { name, temporary } of files) await verifyDelivery(parts, name, await readDelivered(temporary));
     for (const { name, temporary } of files) {
-      const deposited = await depositWal(parts, name, temporary);
+      const deposited = await depositWal(parts, name, temporary, { checked: true });
       results.push({ name, deposited });
       if (deposited.outcome === 'conflict') {
         logger.error(

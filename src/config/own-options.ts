@@ -7,6 +7,7 @@ import {
   oneOf,
   path,
   seconds,
+  segmentSize,
   size,
   tags,
   text,
@@ -35,6 +36,18 @@ export const OWN_OPTIONS = {
     seconds,
     '5 min',
     'After this time a file that is still incomplete is reported; an old partial file in streaming that nobody will complete goes to errors.',
+  ),
+  verify_wal_header: option(
+    'global+server+model',
+    boolean,
+    'on',
+    'Verify the page headers of WAL that is taken; `off` for WAL whose headers can not be read (transparent data encryption): then its name and its size decide, and what came without a checksum also waits until it has been unchanged for incomplete_wal_timeout.',
+  ),
+  wal_segment_size: option(
+    'global+server+model',
+    segmentSize,
+    null,
+    'The size of the segments, such as `16MB`, where verify_wal_header is off; unset, the server is asked, and its answer is remembered. While it is not known, no segment is taken.',
   ),
   wal_file_mode: option('global+server', fileMode, '0600', 'The permissions of archived WAL files.'),
   gap_severity: option(

@@ -1,5 +1,6 @@
 import { availableParallelism, homedir } from 'node:os';
 import { isAbsolute, normalize } from 'node:path';
+import { isSegmentSize } from '../wal/wal-name.ts';
 
 /** How the text of an option becomes a value. */
 export interface ValueType<T> {
@@ -236,6 +237,17 @@ export const size: ValueType<number> = {
     const [, digits = '', suffix = ''] = match;
     const product = Number(digits) * (SIZE_FACTORS[suffix] ?? Number.NaN);
     return Number.isSafeInteger(product) ? product : undefined;
+  },
+};
+
+/** A size of WAL segments, as PostgreSQL shows it: all of its units are powers of two. */
+export const segmentSize: ValueType<number> = {
+  kind: 'size',
+  expected: 'a power of two from 1MB to 1GB',
+  parse: (value) => {
+    const [, digits = '', unit = ''] = /^(\d+)\s*(|kB|Mi?B?|Gi?B?)$/.exec(value) ?? [];
+    const bytes = Number(digits) * ({ k: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[unit[0] ?? ''] ?? 1);
+    return isSegmentSize(bytes) ? bytes : undefined;
   },
 };
 

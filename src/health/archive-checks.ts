@@ -124,14 +124,19 @@ function whyUnreadable({ kind, directory }: QueueFacts, found: UnreadableFiles, 
   );
 }
 
-/** Whether files wait that nobody comes for, or that were left where they are. */
-export function isStuck({ kind, first, unreadable }: QueueFacts, pass: LastPass | null, now: number): boolean {
+/** Whether files wait that nobody comes for, or that were left where they are; `patienceMs`: what a pass leaves a file on purpose. */
+export function isStuck(
+  { kind, first, unreadable }: QueueFacts,
+  pass: LastPass | null,
+  now: number,
+  patienceMs = 0,
+): boolean {
   if (unreadable !== null) return true;
   if (first === null || pass?.running === true) return false;
   // Which partial files pg_receivewal may go on with, their names tell only almost.
   const mayStay = kind === 'streaming' && first.name.endsWith('.partial');
   const left = !mayStay && pass !== null && pass.startedAt >= first.arrived;
-  return now - first.arrived >= (left ? LEFT_MS : FORGOTTEN_MS);
+  return now - first.arrived >= patienceMs + (left ? LEFT_MS : FORGOTTEN_MS);
 }
 
 export interface QueueCheckOptions {
@@ -233,4 +238,19 @@ export function checkRefusedSegment(
     'PostgreSQL keeps it and all that follows in pg_wal, which fills up; ' +
     `to have it archived as it is (no recovery goes past that page then): walwarden errors resolve --as-it-is ${server} ${name}`;
   return { check: 'refused WAL', ok: false, hint };
+}
+
+/** `WAL headers`, where they are not verified; the sizes of segments that we count on, and that the server tells, are in bytes, null where they are not known. */
+export function checkOpaqueWal(known: number | null, told: number | null): CheckResult {
+  const check = 'WAL headers';
+  const off = 'they are not verified, for verify_wal_header is off';
+  if (known === null) {
+    const hint = `${off}, and no segment is taken while the size of the server's segments is not known: set wal_segment_size, or let conninfo or streaming_conninfo reach the server, which is asked`;
+    return { check, ok: false, hint };
+  }
+  if (told !== null && told !== known) {
+    const hint = `${off}, and segments have to have ${known} bytes, but those of the server have ${told}: set wal_segment_size`;
+    return { check, ok: false, hint };
+  }
+  return { check, ok: true, hint: `${off}: a segment is taken by its name and its size of ${formatBytes(known)}` };
 }

@@ -103,7 +103,8 @@ export class ArchivedFiles {
     const [recognised = null] = formatsOf(head, keys.custom?.magic);
     const parsed = parseWalName(name);
     const isSegment = walKind(name) === 'segment' || walKind(name) === 'partial';
-    const isPlain = isSegment && parsed !== undefined && judgeSegment(parsed, head, size).verdict === 'valid';
+    const isPlain =
+      isSegment && parsed !== undefined && judgeSegment(parsed, head, size, keys.opaque).verdict === 'valid';
     // What a user's filter writes may begin in any way.
     const isCertain = encryption === null && (isPlain || recognised !== null) && keys.custom?.decompress === undefined;
     if (isCertain) return { compression: this.#spelling(isPlain ? null : recognised), encryption };

@@ -1,13 +1,16 @@
 import type { CompressionName, CustomFilters } from '../compression/codec.ts';
 import { decompress, formatsOf } from '../compression/codecs.ts';
 import { WalwardenError } from '../errors.ts';
-import { judgeContent, type Verdict } from '../wal/verify.ts';
+import { judgeContent, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName, type WalName } from '../wal/wal-name.ts';
+import { isOpaque } from './stored-content.ts';
 
 /** What a delivered file is opened with. */
 export interface DeliveredKeys {
   /** Needed for what was compressed by the user's own filter. */
   readonly custom?: CustomFilters | undefined;
+  /** Null where headers are verified. */
+  readonly opaque?: OpaqueWal | null | undefined;
   /** Bytes. More plain ones than these can't be a WAL file here. */
   readonly maxSize?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -31,12 +34,17 @@ export interface OpenedDelivery {
  */
 export async function unpackDelivered(bytes: Buffer, name: WalName, keys: DeliveredKeys): Promise<OpenedDelivery> {
   const { custom, maxSize = MAX_SEGMENT_SIZE, signal } = keys;
+  if (isOpaque(name, keys)) {
+    // Encrypted pages may begin like anything.
+    const verdict = judgeDelivered(name, bytes, keys);
+    if (verdict.verdict === 'valid') return { plain: bytes, compression: null, verdict };
+  }
   let likeliest: OpenedDelivery | null = null;
   let problem: WalwardenError | null = null;
   for (const compression of formatsOf(bytes, custom?.magic)) {
     try {
       const plain = await decompress(bytes, compression, { maxSize, custom, signal });
-      const opened = { plain, compression, verdict: judgeDelivered(name, plain) };
+      const opened = { plain, compression, verdict: judgeDelivered(name, plain, keys) };
       if (opened.verdict.verdict === 'valid') return opened;
       likeliest ??= opened;
     } catch (error) {
@@ -45,12 +53,12 @@ export async function unpackDelivered(bytes: Buffer, name: WalName, keys: Delive
     }
   }
   if (problem !== null) throw problem;
-  return likeliest ?? { plain: bytes, compression: null, verdict: judgeDelivered(name, bytes) };
+  return likeliest ?? { plain: bytes, compression: null, verdict: judgeDelivered(name, bytes, keys) };
 }
 
-function judgeDelivered(name: WalName, plain: Buffer): Verdict {
+function judgeDelivered(name: WalName, plain: Buffer, { opaque = null }: DeliveredKeys): Verdict {
   const parsed = parseWalName(name);
   return parsed === undefined
     ? { verdict: 'invalid', reason: 'not the name of a WAL file' }
-    : judgeContent(parsed, plain);
+    : judgeContent(parsed, plain, opaque);
 }

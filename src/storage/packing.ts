@@ -1,7 +1,8 @@
-import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
+import { createCompressor } from '../compression/codecs.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { isStill, readHead, withSource } from './open-source.ts';
 import type { PackTask, StageResult } from './staged.ts';
+import { arrivedCompression } from './taking.ts';
 import { transform, turn } from './transform.ts';
 
 /**
@@ -11,7 +12,7 @@ import { transform, turn } from './transform.ts';
  */
 export async function packWal(task: PackTask): Promise<StageResult> {
   return withSource(task, async (fd): Promise<StageResult> => {
-    const arrived = recogniseCompression(readHead(fd));
+    const arrived = arrivedCompression(readHead(fd), task);
     const compressor = arrived === null && task.compression !== null ? createCompressor(task.compression) : null;
     return turn(async (): Promise<StageResult> => {
       const { memory } = task;

@@ -1,7 +1,7 @@
 import { fchmodSync, fstatSync, fsync, futimesSync, writeSync } from 'node:fs';
 import { open, unlink, type FileHandle } from 'node:fs/promises';
 import type { CompressionName, Compressor } from '../compression/codec.ts';
-import { createCompressor, recogniseCompression } from '../compression/codecs.ts';
+import { createCompressor } from '../compression/codecs.ts';
 import { copyAsOurs } from '../durable/durable-file.ts';
 import { errnoOf, messageOf } from '../errors.ts';
 import { judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
@@ -9,7 +9,7 @@ import { parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { isStill, readFully, readHead, withSource } from './open-source.ts';
 import type { StagedFacts, StageFailure, StageResult, TransformTask } from './staged.ts';
-import { endsInsideOpen, judgeOpenSegment } from './taking.ts';
+import { arrivedCompression, endsInsideOpen, judgeOpenSegment } from './taking.ts';
 import { factsOf, stageFailureOf, transform, turn } from './transform.ts';
 
 export interface StageTask extends TransformTask {
@@ -29,7 +29,7 @@ export function stageWal(task: StageTask): Promise<StageResult> {
 
 async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> {
   const head = readHead(fd);
-  const arrived = recogniseCompression(head, task.compression?.custom?.magic);
+  const arrived = arrivedCompression(head, task, task.compression?.custom?.magic);
   if (arrived === null && task.compression === null && task.encryption === null) {
     return stageUntouched(task, fd, head);
   }

@@ -2,14 +2,16 @@ import { COMPRESSION_NAMES, type CompressionName, type CustomFilters } from '../
 import { decompress, formatsOf } from '../compression/codecs.ts';
 import { decryptGpg, isGpgEncrypted } from '../encryption/gpg.ts';
 import { WalwardenError } from '../errors.ts';
-import { judgeContent, type Verdict } from '../wal/verify.ts';
-import { MAX_SEGMENT_SIZE, parseWalName, type WalName } from '../wal/wal-name.ts';
+import { judgeContent, type OpaqueWal, type Verdict } from '../wal/verify.ts';
+import { isSegmentSize, MAX_SEGMENT_SIZE, parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 
 /** What is needed to read stored bytes back. */
 export interface ReadingKeys {
   readonly custom?: CustomFilters | undefined;
   /** The configured compression. */
   readonly compression?: CompressionName | null | undefined;
+  /** Looked at for each file; null where headers are verified. */
+  readonly opaque?: OpaqueWal | null | undefined;
   readonly passphraseCommand?: string | undefined;
   readonly gnupgHome?: string | undefined;
 }
@@ -56,6 +58,14 @@ export function decrypt(bytes: Buffer, keys: ReadingKeys): Promise<Buffer> {
  * the file may be as good as ever.
  */
 export async function openStored(stored: StoredBytes, name: WalName, keys: ReadingKeys): Promise<OpenedWal> {
+  const { bytes: asStored } = stored;
+  if (isOpaque(name, keys)) {
+    // Encrypted pages may begin like anything.
+    const verdict = verdictOf(name, asStored, keys);
+    if (verdict.verdict === 'valid') {
+      return { decrypted: asStored, plain: asStored, compression: null, encryption: null, verdict };
+    }
+  }
   if (!isGpgEncrypted(stored.bytes)) return openDecrypted(stored, name, keys, null);
   let inside: OpenedWal | null = null;
   let problem: unknown = null;
@@ -74,6 +84,14 @@ export async function openStored(stored: StoredBytes, name: WalName, keys: Readi
   }
   if (inside === null) throw problem;
   return inside;
+}
+
+/** Whether this is WAL whose size alone says that it is whole. */
+export function isOpaque(
+  name: WalName,
+  { opaque = null }: { readonly opaque?: OpaqueWal | null | undefined },
+): boolean {
+  return opaque !== null && (walKind(name) === 'segment' || walKind(name) === 'partial');
 }
 
 /** The plain bytes of a stored file, whatever they are. Throws as {@link openStored}. */
@@ -120,7 +138,7 @@ async function* candidates(
   // All other formats tell themselves by their bytes.
   if (keys.custom?.decompress !== undefined) {
     // What a filter leaves of a file may look like a plain one: `tr` changes no page header, and nothing that makes a history file invalid.
-    if (verdictOf(name, bytes).verdict === 'valid') {
+    if (verdictOf(name, bytes, keys).verdict === 'valid') {
       for (const told of (await said?.()) ?? []) {
         const known = told === null ? null : COMPRESSION_NAMES.find((compression) => compression === told);
         if (known !== undefined) yield known;
@@ -144,10 +162,10 @@ async function tryCompression(
   name: WalName,
   keys: ReadingKeys,
 ): Promise<Attempt> {
-  if (compression === null) return { plain: bytes, compression, verdict: verdictOf(name, bytes) };
+  if (compression === null) return { plain: bytes, compression, verdict: verdictOf(name, bytes, keys) };
   try {
     const plain = await decompress(bytes, compression, { maxSize: MAX_SEGMENT_SIZE, custom: keys.custom });
-    return { plain, compression, verdict: verdictOf(name, plain) };
+    return { plain, compression, verdict: verdictOf(name, plain, keys) };
   } catch (error) {
     if (!(error instanceof WalwardenError)) throw error;
     const isCut = error.code === 'incomplete-wal';
@@ -155,11 +173,12 @@ async function tryCompression(
   }
 }
 
-function verdictOf(name: WalName, plain: Buffer): Verdict {
+function verdictOf(name: WalName, plain: Buffer, { opaque = null }: ReadingKeys): Verdict {
   const parsed = parseWalName(name);
-  return parsed === undefined
-    ? { verdict: 'invalid', reason: `${name} is not the name of a WAL file` }
-    : judgeContent(parsed, plain);
+  if (parsed === undefined) return { verdict: 'invalid', reason: `${name} is not the name of a WAL file` };
+  if (opaque === null || opaque.segmentSize !== null) return judgeContent(parsed, plain, opaque);
+  // Only what is whole was archived, when the size was known.
+  return judgeContent(parsed, plain, { segmentSize: isSegmentSize(plain.length) ? plain.length : null });
 }
 
 /** It may be whole behind a filter that is another one now: that can't be told. */

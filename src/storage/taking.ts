@@ -5,8 +5,12 @@ import { endInside, isFilled } from '../wal/inner-end.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import { judgeContent, judgePages, judgeSegment, readerOfPages, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import type { ParsedWalName } from '../wal/wal-name.ts';
+import type { CompressionName } from '../compression/codec.ts';
+import { recogniseCompression } from '../compression/codecs.ts';
 import { collectGarbage } from './collect-garbage.ts';
 import { readFully, SourceFault } from './open-source.ts';
+import type { TransformTask } from './staged.ts';
+import { isOpaque } from './stored-content.ts';
 import { sha256 } from './sha256.ts';
 
 /** What decides whether WAL is taken, beside its own bytes; a plain record, so that it crosses threads. */
@@ -15,6 +19,16 @@ export interface TakingRules {
   readonly opaque: OpaqueWal | null;
   /** SHA-256 of the plain bytes of segments that a person has taken as they are, though a page of them is broken; `any`: this one is archived already. */
   readonly asTheyAre: readonly string[] | 'any';
+}
+
+/** What a delivered file is compressed with, by its first bytes. Encrypted pages may begin like anything: there a file of the right size is plain. */
+export function arrivedCompression(
+  head: Buffer,
+  { name, identity, rules }: Pick<TransformTask, 'name' | 'identity' | 'rules'>,
+  magic?: Uint8Array,
+): CompressionName | null {
+  const isWhole = isOpaque(name, rules) && rules.opaque?.segmentSize === Number(identity.size);
+  return isWhole ? null : recogniseCompression(head, magic);
 }
 
 /** By the bytes alone. */

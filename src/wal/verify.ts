@@ -78,7 +78,9 @@ export function judgeSegment(
 /** All that can be said of a segment without its header. */
 function judgeSize(parsed: ParsedWalName, size: number, { segmentSize }: OpaqueWal): Verdict {
   if (segmentSize === null) {
-    return incomplete("the size of the server's segments is not known, and verify_wal_header is off");
+    return incomplete(
+      "verify_wal_header is off, and the size of the server's segments is not known: the server can't be asked, and wal_segment_size is not set",
+    );
   }
   if (parsed.segment >= segmentsPerLog(segmentSize)) {
     return invalid(

@@ -34,7 +34,13 @@ async function store({ incoming, archive }: TestArchiver, bytes: Buffer, as: Wal
 /** What is handed out for the full name. */
 function handedOut(archiver: TestArchiver, asPartial = false): Promise<FoundWal | null> {
   return findWal(
-    { ...archiver, strategy: archiver.open(), checkAbsent: async () => {}, foreign: async () => null },
+    {
+      ...archiver,
+      strategy: archiver.open(),
+      checkAbsent: async () => {},
+      foreign: async () => null,
+      opaque: async () => null,
+    },
     name,
     asPartial,
   );
@@ -225,7 +231,13 @@ describe('what was delivered under the full name and stored as a partial segment
         expect(found?.name).toBe(name);
         expect(found?.plain.equals(wal.recycled)).toBe(true);
       }
-      const parts = { ...archiver, strategy: archiver.open(), checkAbsent: async () => {}, foreign: async () => null };
+      const parts = {
+        ...archiver,
+        strategy: archiver.open(),
+        checkAbsent: async () => {},
+        foreign: async () => null,
+        opaque: async () => null,
+      };
       expect(await peekWals(parts, name, 3, 1 << 20)).toEqual([name]);
     }));
 

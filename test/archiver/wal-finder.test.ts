@@ -22,6 +22,7 @@ function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
       keys,
       foreign: async () => null,
       deliveries,
+      opaque: async () => null,
       checkAbsent: async () => undefined,
     };
     return body({

@@ -1,5 +1,8 @@
 import { join } from 'node:path';
 import { pino } from 'pino';
+import { HeaderVerification } from '../../src/archiver/header-verification.ts';
+import { RememberedSegmentSize } from '../../src/archiver/segment-size.ts';
+import { WholeDeliveries } from '../../src/archiver/whole-deliveries.ts';
 import { ErrorsDirectory } from '../../src/archiver/errors-directory.ts';
 import { FileWalArchiver, type FileWalArchiverSettings } from '../../src/archiver/file-wal-archiver.ts';
 import { StreamingWalArchiver } from '../../src/archiver/streaming-wal-archiver.ts';
@@ -48,6 +51,11 @@ export async function withArchiver<T>(
       errors: errorFiles,
       logger,
       getRemoteStatus: async () => ({ server: null, streaming: null, slot: null }),
+      headers: new HeaderVerification(true, {
+        configured: null,
+        remembered: new RememberedSegmentSize(at('.segment-size.json'), at('identity.json'), logger),
+        ask: async () => null,
+      }),
       incompleteTimeoutMs: options.incompleteTimeoutMs ?? 300_000,
       drain: options.drain,
     });
@@ -57,6 +65,7 @@ export async function withArchiver<T>(
         incoming: options.incoming ?? storage.incoming,
         batchSize: options.batchSize ?? 0,
         customMagic: options.customMagic,
+        whole: new WholeDeliveries(at('.whole-deliveries'), logger),
       });
     };
     const streamingArchiver = (more: ArchiverOptions = {}): StreamingWalArchiver => {

@@ -81,6 +81,7 @@ function finderOf(storage: TestStorage): Parameters<typeof findWal>[0] {
     keys,
     deliveries: { of: async () => [] },
     foreign: async () => null,
+    opaque: async () => null,
     checkAbsent: async () => {},
   };
 }

@@ -44,7 +44,9 @@ export const addPutRoute: AddRoutes = (app, { view, logger }) => {
         const message = `the checksum of ${name} is wrong: X-Content-SHA256 says ${expected}, found ${received.sha256}`;
         throw new HttpError(422, 'invalid-wal', message, { hint: 'nothing was stored; it was damaged on its way' });
       }
-      const deposited = await judging.run(server.name, over, () => deposit(server, name, received.temporary));
+      const deposited = await judging.run(server.name, over, () =>
+        deposit(server, name, received.temporary, expected !== null),
+      );
       return answer(server, name, deposited, reply);
     } finally {
       await unlinkIfThere(received.temporary);
@@ -125,11 +127,11 @@ async function receive(
   }
 }
 
-async function deposit(server: Server, name: WalName, temporary: string): Promise<Deposited> {
+async function deposit(server: Server, name: WalName, temporary: string, checked: boolean): Promise<Deposited> {
   const parts = depositParts(server);
   await verifyDelivery(parts, name, await readDelivered(temporary));
   // Without hard links, nothing else keeps one from taking the place of another.
-  return oneByOne(join(parts.incoming, name), () => depositWal(parts, name, temporary));
+  return oneByOne(join(parts.incoming, name), () => depositWal(parts, name, temporary, { checked }));
 }
 
 /** What came in is at fault where it does not read back, and not our archive. */
