@@ -144,13 +144,9 @@ function troubleOfSlot(
   const intruder = describeIntruder(slot, options);
   if (intruder !== null) return `slot ${name} is in use by ${intruder}`;
   if (slot.restartLsn === null) return `slot ${name} was never used: ${why}`;
-  if (!slot.active) {
-    const ends = endsBy(slot);
-    const until = ends === null ? '' : `, but only until ${ends} ends that`;
-    return `slot ${name} is not in use, and the server keeps WAL for it${retained}${until}: ${why}`;
-  }
+  if (!slot.active) return `slot ${name} is not in use, and the server keeps WAL for it${retained}: ${why}`;
   if (slot.walStatus === 'unreserved') {
-    return `slot ${name} is about to be lost${retained}: raise max_slot_wal_keep_size on the server before its next checkpoint`;
+    return `slot ${name} is about to be lost: raise max_slot_wal_keep_size on the server before its next checkpoint`;
   }
   return null;
 }
@@ -172,11 +168,14 @@ function describeIntruder(
     : `${describeHolder(slot)}, and our receive-wal receives nothing: if that is the receiver of another machine, ${remedy}${why}`;
 }
 
-function describeRetained({ restartLsn }: ReplicationSlot, streaming: StreamingStatus | null): string {
+/** How much WAL the server keeps for it, and what can end that. */
+function describeRetained(slot: ReplicationSlot, streaming: StreamingStatus | null): string {
+  const { restartLsn } = slot;
   if (restartLsn === null) return '';
   const current = streaming?.currentLsn ?? null;
   const amount = current === null || current < restartLsn ? '' : `, ${formatBytes(Number(current - restartLsn))}`;
-  return ` since ${formatLsn(restartLsn)}${amount}`;
+  const ends = endsBy(slot);
+  return ` since ${formatLsn(restartLsn)}${amount}${ends === null ? '' : `, but only until ${ends} ends that`}`;
 }
 
 export interface SystemIdentifiers {

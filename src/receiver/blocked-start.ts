@@ -24,7 +24,7 @@ export function blockedStart({ settings, slot }: StartQuestion, start: Streaming
     case 'not-archived': {
       const from =
         why.from === start.lsn ? 'none of it is archived' : `it is archived up to ${formatLsn(why.from)} only`;
-      const to = why.to === null ? '' : `, and ${name} keeps WAL from ${formatLsn(why.to)} on`;
+      const to = why.to === null ? '' : `, and ${name} stands at ${formatLsn(why.to)}`;
       return blocked(
         `${from}${to}`,
         `should archive_command still deliver it, receiving goes on by itself; otherwise ${reset} goes on behind the gap; ${backup}`,

@@ -98,7 +98,7 @@ export async function goOn(
   const why = await whyNotSent(settings, connection, at, server, slot?.name ?? null);
   if (why !== null) throw why;
   const lines = [
-    `The server has removed WAL from ${formatLsn(start.lsn)} on; up to ${formatLsn(at.lsn)} it is archived, and from there on replication slot "${slot?.name}" keeps it`,
+    `The server has removed WAL from ${formatLsn(start.lsn)} on; up to ${formatLsn(at.lsn)} it is archived, and replication slot "${slot?.name}" stands there`,
   ];
   if (start.file.partial)
     lines.push(await setAside(settings, start.file, 'all of it is archived, and receive-wal went on behind it'));

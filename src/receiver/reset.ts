@@ -3,8 +3,7 @@ import { fsyncDirectory, moveUnlessThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { claimPath } from '../storage/claim.ts';
-import type { PostgresError } from '../postgres/failure.ts';
-import { formatLsn, type Lsn } from '../wal/lsn.ts';
+import { formatLsn } from '../wal/lsn.ts';
 import { isWalName, segmentOfLsn } from '../wal/wal-name.ts';
 import { releaseKept } from './kept-partial.ts';
 import { askStart, goOn, whyNotSent, type StartQuestion } from './next-start.ts';
@@ -12,6 +11,7 @@ import { checkIdentity } from './preflight.ts';
 import { receivedAhead } from './received-position.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
+import type { StartDecision } from './start-decision.ts';
 import { existingSlot, remakeSlot, slotForReset, type ReceiverSlot } from './slot.ts';
 import {
   checkStreamingDirectory,
@@ -51,22 +51,29 @@ export async function resetStreaming(settings: ReceiverSettings): Promise<string
   const ofOtherCluster = header !== null && header.systemIdentifier !== server.systemIdentifier;
   // Before a slot is made there.
   if (!ofOtherCluster) refuseAhead(start, server, settings);
-  const slot = await slotForReset(settings, connection);
+  let slot = await slotForReset(settings, connection);
+  if (slot?.created === true) lines.push(`Replication slot '${slot.name}' created`);
   // What the server has lost would be written over.
   const keeps = !ofOtherCluster && (await receivedAhead(settings, start, server)) === null;
-  const question = { settings, connection, server, slot };
-  if (keeps && slot !== null && judgePosition(start, server).reachable) {
-    const decision = await askStart(question, start, { prove: true });
-    if (decision.kind === 'start' && (await whyNotStarted(question, start, decision)) === null) {
-      return [...lines, ALIGNED].join('\n');
-    }
-    if (decision.kind === 'go-on') {
-      lines.push('Resetting receive-wal directory status', ...(await releaseKept(settings, 'all')));
-      return [...lines, ...(await goOn(question, start, decision))].join('\n');
+  const ask = async (): Promise<Outcome | null> =>
+    keeps && slot !== null && judgePosition(start, server).reachable
+      ? proveStart({ settings, connection, server, slot }, start)
+      : null;
+  let outcome = await ask();
+  if (slot !== null && (outcome === null || outcome.kind === 'blocked')) {
+    const usable = await usableSlot({ settings, connection, server, slot }, slot);
+    if (usable !== slot) {
+      lines.push(`Replication slot '${slot.name}' made again: ${USELESS}`);
+      slot = usable;
+      outcome = await ask();
     }
   }
-  const usable = slot === null ? null : await usableSlot(question, slot);
-  const target = targetOf(usable?.restartLsn ?? null, server);
+  if (outcome?.kind === 'start') return [...lines, ALIGNED].join('\n');
+  if (outcome?.kind === 'go-on') {
+    lines.push('Resetting receive-wal directory status', ...(await releaseKept(settings, 'all')));
+    return [...lines, ...(await goOn({ settings, connection, server, slot }, start, outcome))].join('\n');
+  }
+  const target = targetOf(slot?.restartLsn ?? null, server);
   if (keeps && slot === null && isAligned(start, target, server)) return [...lines, ALIGNED].join('\n');
 
   // Before anything is moved: it is shown that streaming works there.
@@ -119,13 +126,17 @@ function refuseAhead(start: StreamingStart, server: StreamingServer, settings: R
   );
 }
 
-/** Whether streaming would start where it is, as it would be started. */
-function whyNotStarted(
-  { settings, connection, server, slot }: StartQuestion,
-  start: StreamingStart,
-  { until }: { readonly until: Lsn | null },
-): Promise<PostgresError | null> {
-  return whyNotSent(settings, connection, start, server, until === null ? (slot?.name ?? null) : null);
+type Outcome = Exclude<StartDecision, { readonly kind: 'ask' }>;
+
+const USELESS = 'it kept no WAL that the server still has';
+
+/** What {@link askStart} says; a start is shown to work as it would be made, with the slot where that is used. */
+async function proveStart(question: StartQuestion, start: StreamingStart): Promise<Outcome> {
+  const { settings, connection, server, slot } = question;
+  const decision = await askStart(question, start, { prove: true });
+  if (decision.kind !== 'start' || decision.until !== null || slot === null) return decision;
+  const refused = await whyNotSent(settings, connection, start, server, slot.name);
+  return refused === null ? decision : { kind: 'blocked', why: { cause: 'not-usable', problem: refused.message } };
 }
 
 const OTHER_PLACE = 'receive-wal --reset began at another place';
@@ -151,9 +162,7 @@ async function replaceUselessSlot(
   const slot = await existingSlot(settings, connection);
   if (slot === null || slot.place.state === 'empty') return [];
   const usable = await usableSlot({ settings, connection, server, slot }, slot);
-  return usable === slot
-    ? []
-    : [`Replication slot '${slot.name}' made again: it kept no WAL that the server still has`];
+  return usable === slot ? [] : [`Replication slot '${slot.name}' made again: ${USELESS}`];
 }
 
 /** Under a claim's name; where that is taken by a claim of an interrupted pass, to errors. */
