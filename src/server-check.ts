@@ -154,7 +154,7 @@ async function checkStored(look: Look, strategy: CheckStrategy, signal: AbortSig
   // That nothing is archived, another check says.
   if (files === 0) return;
   const missingThen = new Set(stillListed);
-  const seen = await seeFiles(server, [...new Set([...sample, ...stillListed])]);
+  const seen = await seeFiles(server, [...new Set([...sample, ...stillListed])], missingThen);
   const facts = {
     server: server.name,
     listing,

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { GapMemory } from './archiver/gap-memory.ts';
+import { isS3Location } from './config/values.ts';
 import { acquireLock } from './durable/lock-file.ts';
 import { messageOf, WalwardenError } from './errors.ts';
 import type { Server } from './server.ts';
@@ -27,6 +28,20 @@ export async function rememberedGaps(
   return findGaps(timelines, await gapMemory(server).read(), segmentSize);
 }
 
+/**
+ * Gaps by timeline, for who waits for the answer: of a bucket by what is
+ * remembered, for each segment of it is a download, else as {@link judgeGaps} has them.
+ */
+export async function gapsOf(
+  server: Server,
+  timelines: readonly TimelineSummary[],
+  segmentSize: number,
+  signal?: AbortSignal,
+): Promise<Map<number, Gap[]>> {
+  if (isS3Location(server.config.options.wals_directory)) return rememberedGaps(server, timelines, segmentSize);
+  return (await judgeGaps(server, timelines, segmentSize, signal)).gaps;
+}
+
 /** Gaps beside which segments are read at a time: in a bucket each one is a download. */
 const JUDGED = 5;
 
@@ -46,7 +61,7 @@ interface Judgement {
  * different system identifiers, nothing is missing between them. After `signal`
  * fires no more are read.
  */
-export async function gapsOf(
+async function judgeGaps(
   server: Server,
   timelines: readonly TimelineSummary[],
   segmentSize: number,
@@ -97,7 +112,7 @@ async function look(server: Server): Promise<{ timelines: TimelineSummary[]; seg
 export async function reviewGaps(server: Server): Promise<void> {
   try {
     const { timelines, segmentSize } = await look(server);
-    const { gaps, borders, judged } = await gapsOf(server, timelines, segmentSize);
+    const { gaps, borders, judged } = await judgeGaps(server, timelines, segmentSize);
     const all = [...gaps.values()].flat();
     const memory = gapMemory(server);
     const known = await memory.read();
@@ -122,7 +137,7 @@ export async function acknowledgeGap(
   now = Date.now(),
 ): Promise<readonly SegmentRange[]> {
   const { timelines, segmentSize } = await look(server);
-  const { gaps, borders } = await gapsOf(server, timelines, segmentSize);
+  const { gaps, borders } = await judgeGaps(server, timelines, segmentSize);
   const all = [...gaps.values()].flat();
   const missing = merged(missingWithin(range, all, segmentSize), segmentSize);
   if (missing.length === 0) {

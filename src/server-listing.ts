@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { listArchive, RememberedListing, type ArchiveListing } from './archiver/archive-listing.ts';
+import { isS3Location } from './config/values.ts';
 import { acquireLock, lockOwner } from './durable/lock-file.ts';
 import { isErrorCode, messageOf, WalwardenError } from './errors.ts';
 import { pause } from './health/patience.ts';
@@ -70,17 +71,31 @@ export async function listWhenDue(
   signal?: AbortSignal,
   { young = true }: { readonly young?: boolean } = {},
 ): Promise<void> {
+  const last = await rememberedListing(server).read();
+  const tried = await attemptedAt(server);
   try {
     if ((await listingDueIn(server)) > 0) return;
-    const known = (await rememberedListing(server).read()) !== null;
-    if (known || young || (await isOlderThan(server, LISTED_EVERY_MS))) await listNow(server, signal);
+    // Nothing was archived yet; that an archive is gone, others say.
+    if (last === null && !(await server.catalogue.exists())) return;
+    if (last !== null || young || (await isOlderThan(server, LISTED_EVERY_MS))) await listNow(server, signal);
   } catch (error) {
     if (signal?.aborted === true) return;
-    const quiet = isErrorCode(error, 'locked') || isErrorCode(error, 'aborted');
-    server.logger[quiet ? 'debug' : 'warn'](
+    const passes = isErrorCode(error, 'locked') || isErrorCode(error, 'aborted');
+    // Cron tries every minute: the log is told once a day.
+    const repeated = tried > (last?.finishedAt ?? 0) && Date.now() - tried < LISTED_EVERY_MS;
+    server.logger[passes || repeated ? 'debug' : 'warn'](
       { server: server.name },
-      `the archive of ${server.name} could not be listed: ${messageOf(error)}`,
+      `the archive of ${server.name} could not be listed: ${error instanceof WalwardenError ? explain(error) : messageOf(error)}`,
     );
+  }
+}
+
+/** When a process began to list last, which its lock file tells; 0 when that is not known. */
+async function attemptedAt(server: Server): Promise<number> {
+  try {
+    return (await stat(server.lockPath('listing'))).mtimeMs;
+  } catch {
+    return 0; // there never was one
   }
 }
 
@@ -107,8 +122,10 @@ export async function rememberRebuilt(
   }
 }
 
-/** `check` waits no longer for a file system or an endpoint, in milliseconds. */
-const LOOK_MS = 500;
+/** `check` waits no longer for an endpoint, in milliseconds, … */
+const ENDPOINT_MS = 500;
+/** … nor for a file system, which only a machine at its limit, or a server that is away, keeps from an answer. */
+const FILES_MS = 3_000;
 
 /** What a look at some stored files shows. */
 export interface Sight {
@@ -119,8 +136,12 @@ export interface Sight {
   readonly untold: string | null;
 }
 
-/** Looks whether files that the catalogue has are stored. Takes half a second at most, and never rejects. */
-export async function seeFiles(server: Server, names: readonly WalName[]): Promise<Sight> {
+/** Looks whether files that the catalogue has are stored. `certain`: those that a listing found missing. Waits for no answer for long, and never rejects. */
+export async function seeFiles(
+  server: Server,
+  names: readonly WalName[],
+  certain: ReadonlySet<WalName>,
+): Promise<Sight> {
   const stored = new Set<WalName>();
   const absent: WalName[] = [];
   let missing: readonly WalName[] = [];
@@ -134,14 +155,15 @@ export async function seeFiles(server: Server, names: readonly WalName[]): Promi
       await Promise.all(names.map(look));
       if (absent.length === 0) return;
       if (await isDeletedFrom(server)) problem = `${absent.join(', ')} not stored, and a deletion is under way`;
-      else missing = await stillMissing(server, absent);
+      else missing = await stillMissing(server, absent, certain);
     } catch (error) {
       problem = error instanceof WalwardenError ? explain(error) : messageOf(error);
     }
   };
   const over = new AbortController();
-  const late = `no answer within ${formatSpan(LOOK_MS)} about ${count(names.length, 'stored file')}`;
-  const inTime = await Promise.race([all().then(() => true), pause(LOOK_MS, over.signal).then(() => false)]);
+  const limitMs = isS3Location(server.config.options.wals_directory) ? ENDPOINT_MS : FILES_MS;
+  const late = `no answer within ${formatSpan(limitMs)} about ${count(names.length, 'stored file')}`;
+  const inTime = await Promise.race([all().then(() => true), pause(limitMs, over.signal).then(() => false)]);
   over.abort();
   return { stored: new Set(stored), missing, untold: inTime ? problem : late };
 }
@@ -155,11 +177,15 @@ async function isDeletedFrom(server: Server): Promise<boolean> {
 }
 
 /** Those that have a line now, and are not stored now. */
-async function stillMissing({ catalogue, strategy }: Server, names: readonly WalName[]): Promise<WalName[]> {
-  const wanted = new Set(names);
+async function stillMissing(
+  { catalogue, strategy }: Server,
+  names: readonly WalName[],
+  certain: ReadonlySet<WalName>,
+): Promise<WalName[]> {
   const missing: WalName[] = [];
-  for await (const infos of catalogue.readBatches()) {
-    for (const { name } of infos) if (wanted.delete(name) && (await strategy.sizeOf(name)) === null) missing.push(name);
+  for (const name of names) {
+    const hasLine = certain.has(name) || (await catalogue.mentions(name));
+    if (hasLine && (await strategy.sizeOf(name)) === null) missing.push(name);
   }
   return missing.sort();
 }

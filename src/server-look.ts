@@ -15,9 +15,8 @@ import {
 import type { RemoteStatus } from './postgres/remote-status.ts';
 import { archiveFacts } from './server-archive-facts.ts';
 import { answerOf, directoryProblems, errorNames, lastPass, queueFacts } from './server-facts.ts';
-import { gapsOf, rememberedGaps } from './server-gaps.ts';
+import { gapsOf } from './server-gaps.ts';
 import type { Server } from './server.ts';
-import { isS3Location } from './config/values.ts';
 import type { Gap } from './wal/gaps.ts';
 import { count } from './words.ts';
 
@@ -84,10 +83,8 @@ export class Look {
   async #findGaps(signal: AbortSignal): Promise<readonly Gap[]> {
     const { timelines, segmentSize } = await this.archive(signal);
     const { server } = this;
-    // A bucket is not asked for segments every minute: the daily listing is.
-    const { gaps } = isS3Location(server.config.options.wals_directory)
-      ? { gaps: await rememberedGaps(server, timelines, segmentSize) }
-      : await gapsOf(server, timelines, segmentSize, AbortSignal.any([signal, AbortSignal.timeout(JUDGING_MS)]));
+    const patience = AbortSignal.any([signal, AbortSignal.timeout(JUDGING_MS)]);
+    const gaps = await gapsOf(server, timelines, segmentSize, patience);
     return [...gaps.values()].flat();
   }
 

@@ -36,7 +36,7 @@ export async function listWals(context: CommandContext, name: string, options: L
     damage = { lines: damage.lines + 1, text: damage.lines === 0 ? first : damage.text };
   };
   const summaries = await summariseWals(server.catalogue.readBatches(onProblem), segmentSize);
-  const { gaps: found } = await gapsOf(server, summaries, segmentSize);
+  const found = await gapsOf(server, summaries, segmentSize);
   const all = summaries.map((summary) => ({ ...summary, gaps: found.get(summary.timeline) ?? [] }));
   if (damage.lines > 0) {
     context.logger.error(

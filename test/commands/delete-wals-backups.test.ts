@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { segmentName } from '../../src/wal/wal-name.ts';
@@ -121,4 +121,27 @@ describe('delete-wals beside Barman’s backups', () => {
       await writeFile(join(server.home, 'main', 'meta', `${ID}-backup.info`), info(wal(6)));
       expect((await server.cli([...older, 'main'], { config })).stderr).toContain(`backup ${ID} needs 2 files`);
     }));
+
+  test('with the archive in a bucket the backups here count as well, before the bucket is asked for anything', () =>
+    withServer(
+      { wals_directory: 's3://bucket/prefix', aws_endpoint_url: 'http://127.0.0.1:9', xlogdb_directory: '/nowhere' },
+      async (server) => {
+        const catalogue = join(server.home, 'main', 'catalogue');
+        const config = server.config.replace(/[^/]*$/, 's3.conf');
+        const text = await readFile(server.config, 'utf8');
+        await writeFile(config, text.replace('/nowhere', catalogue));
+        await mkdir(catalogue, { recursive: true });
+        await writeFile(
+          join(catalogue, 'main-xlog.db'),
+          [1, 2, 3].map((segment) => `${wal(segment)}\t1048576\t1.5\tNone\tNone\n`).join(''),
+        );
+        await mkdir(join(server.home, 'main', 'base', ID), { recursive: true });
+        await writeFile(join(server.home, 'main', 'base', ID, 'backup.info'), info(wal(2)));
+        const refused = await server.cli([...older, 'main'], { config });
+        expect(refused).toMatchObject({
+          status: 1,
+          stderr: expect.stringContaining(`backup ${ID} needs 2 files of them`),
+        });
+      },
+    ));
 });
