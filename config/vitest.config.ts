@@ -5,7 +5,7 @@ import { defineConfig } from 'vitest/config';
 const system = [
   'test/{commands,contract,daemon,e2e,encryption,fault,packaging,patroni,support}/**/*.test.ts',
   'test/catalogue/xlogdb-torn-line.test.ts',
-  'test/compression/{damage,lazy-loading,levels,system-tools}.test.ts',
+  'test/compression/{damage,hostile,lazy-loading,levels,system-tools}.test.ts',
   'test/postgres/{connection{,-limits,-tls},remote-status,switch-wal,synchronous-standby-names}.test.ts',
   'test/receiver/{manage,preflight}.test.ts',
   'test/storage/cloud-*.test.ts',

@@ -6,14 +6,14 @@ import type { Server } from './server.ts';
 // What delivering and finding WAL take of a server, whoever asks: a command or HTTP.
 
 export function depositParts(server: Server): DepositParts {
-  const { name, config, strategy, catalogue, errors, keys, refused, shortSegments, whole } = server;
+  const { name, config, strategy, catalogue, errors, unpacker, refused, shortSegments, whole } = server;
   return {
     server: name,
     incoming: config.options.incoming_wals_directory,
     strategy,
     catalogue,
     errors,
-    keys,
+    unpacker,
     refused,
     shortSegments,
     whole,
@@ -21,14 +21,14 @@ export function depositParts(server: Server): DepositParts {
 }
 
 export function finderParts(server: Server): WalFinderParts {
-  const { config, strategy, keys, identity } = server;
+  const { config, strategy, keys, unpacker, identity } = server;
   return {
     strategy,
     incoming: config.options.incoming_wals_directory,
     streaming: config.options.streaming_wals_directory,
     keys,
+    unpacker,
     deliveries: server.shortDeliveries,
-    opaque: () => server.headers.opaque(),
     before: localArchiveOf(config),
     foreign: (systemIdentifier) => identity.foreign(systemIdentifier),
     checkAbsent: (names) => server.checkAbsent(names),

@@ -36,6 +36,8 @@ import {
 import { createStrategy, type StrategyUse } from './server-storage.ts';
 import { isS3Location } from './config/values.ts';
 import { S3Error } from './storage/s3/s3-failure.ts';
+import type { TakingRules } from './storage/taking.ts';
+import { Unpacker } from './storage/unpacker.ts';
 import { plainBytes, type ReadingKeys } from './storage/stored-content.ts';
 import type { WalStorageStrategy } from './storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
@@ -44,6 +46,9 @@ import { explain } from './words.ts';
 
 /** An archive that is empty doesn't wait for a server that is away: the first segment tells as well. */
 const IDENTITY_TIMEOUT_MS = 3_000;
+
+/** The newest archived segment is read for it. */
+const SIZE_ASKED_MS = 60_000;
 
 /** Somebody may be looking whether an archive-wal runs, which takes its lock for a moment. */
 const LOCK_WAIT_MS = 1_000;
@@ -70,6 +75,8 @@ export interface Server extends AsyncDisposable {
   getRemoteStatus(): Promise<RemoteStatus>;
   readonly receiver: ReceiverSettings;
   readonly keys: ReadingKeys;
+  /** Opens what was delivered. */
+  readonly unpacker: Unpacker;
   readonly logger: Logger;
   /** The path of one of Barman's locks: `cron`, `archive-wal`, `receive-wal`, `xlogdb`. */
   lockPath(what: LockName): string;
@@ -197,6 +204,16 @@ export function openServer(
     logger,
   );
   const unknownMagics = new UnknownMagics(inBackups('.unknown-magics.json'), name, logger);
+  const rules = async (): Promise<TakingRules> => ({
+    opaque: await headers.opaque(),
+    asTheyAre: await refused.takenAsTheyAre(),
+  });
+  const unpacker = new Unpacker({
+    custom,
+    segmentSize: deliveredSegmentSize,
+    opaque: async () => (await rules()).opaque,
+    resident: use.resident === true,
+  });
   const strategy = createStrategy(
     server,
     {
@@ -216,8 +233,10 @@ export function openServer(
         if (foreign === null && majorVersion === null) await unknownMagics.tell(magic);
         return foreign;
       },
-      rules: async () => ({ opaque: await headers.opaque(), asTheyAre: await refused.takenAsTheyAre() }),
+      rules,
       nameOf: (wal) => shortSegments.nameOf(wal),
+      segmentSize: deliveredSegmentSize,
+      unpack: (bytes, wal) => unpacker.unpack(bytes, wal),
     },
     keys,
     logger,
@@ -369,6 +388,18 @@ export function openServer(
       null
     );
   }
+  let delivered: { readonly size: Promise<number | null>; readonly askedAt: number } | null = null;
+  /** What limits a delivery that comes compressed; asked again after a while, because it may change, and not each time. */
+  function deliveredSegmentSize(): Promise<number | null> {
+    if (delivered === null || performance.now() - delivered.askedAt > SIZE_ASKED_MS) {
+      const size = segmentSize();
+      delivered = { size, askedAt: performance.now() };
+      // Neither a fault is remembered, nor that there was no segment yet.
+      const forget = (): unknown => (delivered = null);
+      size.then((known) => known ?? forget(), forget);
+    }
+    return delivered.size;
+  }
   async function segmentSize(): Promise<number | null> {
     const opaque = await headers.opaque();
     if (opaque !== null && opaque.segmentSize !== null) return opaque.segmentSize;
@@ -405,6 +436,7 @@ export function openServer(
     getRemoteStatus,
     receiver,
     keys,
+    unpacker,
     logger,
     lockPath,
     lockArchive,
@@ -452,6 +484,9 @@ export function openServer(
         await headers.remember();
       } else if (!isLocal) await segmentSize();
     },
-    [Symbol.asyncDispose]: () => strategy.close(),
+    async [Symbol.asyncDispose]() {
+      await unpacker[Symbol.asyncDispose]();
+      await strategy.close();
+    },
   };
 }

@@ -6,10 +6,10 @@ import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { identityOf } from '../storage/file-identity.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { sha256 } from '../storage/sha256.ts';
-import { isOpaque, type ReadingKeys } from '../storage/stored-content.ts';
+import { isOpaque } from '../storage/stored-content.ts';
 import { judgeForTaking } from '../storage/taking.ts';
+import type { Unpacker } from '../storage/unpacker.ts';
 import type { Comparison, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { parseWalName, type WalName } from '../wal/wal-name.ts';
@@ -24,7 +24,7 @@ export interface DepositParts {
   readonly strategy: WalStorageStrategy;
   readonly catalogue: { find(name: WalName): Promise<WalFileInfo | undefined> };
   readonly errors: ErrorsDirectory;
-  readonly keys: ReadingKeys;
+  readonly unpacker: Unpacker;
   readonly refused: RefusedSegments;
   readonly shortSegments: Pick<ShortSegments, 'decide'>;
   readonly whole: WholeDeliveries;
@@ -40,10 +40,11 @@ export type Deposited =
  * belongs to? Throws `invalid-wal` otherwise. What arrives compressed is judged
  * by what is in it.
  */
-export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: Buffer): Promise<void> {
+export async function verifyDelivery(parts: DepositParts, name: WalName, path: string): Promise<void> {
   const parsed = parseWalName(name);
   if (parsed === undefined) throw new WalwardenError('invalid-wal-name', `not the name of a WAL file: ${name}`);
   const { accept, rules } = parts.strategy.parts;
+  const { unpacker } = parts;
   const known = await rules();
   if (known.opaque !== null && known.opaque.segmentSize === null && isOpaque(name, known)) {
     throw new WalwardenError(
@@ -54,12 +55,16 @@ export async function verifyDelivery(parts: DepositParts, name: WalName, bytes: 
       },
     );
   }
-  const { plain, verdict: first } = await unpackDelivered(bytes, name, { ...parts.keys, opaque: known.opaque });
-  const verdict = judgeForTaking(parsed, plain, known, first);
   const refuse = (reason: string, hint = 'PostgreSQL keeps the file and tries again'): WalwardenError =>
     new WalwardenError('invalid-wal', `refused ${name} for server ${parts.server}: ${reason}`, {
       hint: `nothing was stored; ${hint}`,
     });
+  await using file = await openDelivered(path);
+  const odd = await unpacker.whyNotRead(file, name);
+  if (odd !== null) throw refuse(odd.reason);
+  const bytes = await readWhole(file);
+  const { plain } = await unpacker.unpack(bytes, name);
+  const verdict = judgeForTaking(parsed, plain, known);
   if (verdict.verdict !== 'valid') {
     // What an archive took before all pages were looked at is there already, and is so again.
     const broken = verdict.verdict === 'invalid' && verdict.broken !== undefined;
@@ -104,7 +109,7 @@ export async function depositWal(
         const inErrors = await keepOnce(parts.errors, name, temporary, bytes, found.reason);
         return { outcome: 'conflict', reason: found.reason, inErrors };
       }
-      if (checked && isOpaque(name, parts.keys)) {
+      if (checked && isOpaque(name, await parts.strategy.parts.rules())) {
         await parts.whole.note(name, identityOf(await lstat(temporary, { bigint: true })));
       }
       if (await moveUnlessThere(temporary, final)) {
@@ -121,7 +126,7 @@ export async function depositWal(
 async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buffer): Promise<Comparison> {
   const final = join(parts.incoming, name);
   for (const path of [final, claimPath(final, name)]) {
-    const found = await compareWaiting(path, name, bytes, parts.keys);
+    const found = await compareWaiting(path, name, bytes, parts.unpacker);
     if (found.result !== 'absent') return found;
   }
   return compareArchived(parts, name, bytes);
@@ -158,7 +163,7 @@ async function compareAsShort(
   bytes: Buffer,
   different: Comparison,
 ): Promise<Comparison> {
-  const { plain } = await unpackDelivered(bytes, name, parts.keys);
+  const { plain } = await parts.unpacker.unpack(bytes, name);
   const { stored, delivery } = await parts.shortSegments.decide(name, plain);
   if (stored === name) return different;
   const comparison = await parts.strategy.compare(stored, bytes, { asShort: true });
@@ -166,7 +171,7 @@ async function compareAsShort(
   return delivery === null ? madeDurable(parts, stored) : { result: 'absent' };
 }
 
-async function compareWaiting(path: string, name: WalName, bytes: Buffer, keys: ReadingKeys): Promise<Comparison> {
+async function compareWaiting(path: string, name: WalName, bytes: Buffer, unpacker: Unpacker): Promise<Comparison> {
   let opened: DeliveredFile;
   let waiting: Buffer;
   try {
@@ -177,12 +182,14 @@ async function compareWaiting(path: string, name: WalName, bytes: Buffer, keys: 
   }
   await using file = opened;
   try {
+    const odd = await unpacker.whyNotRead(file, name);
+    if (odd !== null) return { result: 'different', reason: `${path} can't be compared with it: ${odd.reason}` };
     waiting = await readWhole(file);
   } catch (error) {
     throw cantRead(path, error);
   }
   try {
-    const [there, here] = [await unpackDelivered(waiting, name, keys), await unpackDelivered(bytes, name, keys)];
+    const [there, here] = [await unpacker.unpack(waiting, name), await unpacker.unpack(bytes, name)];
     if (!there.plain.equals(here.plain)) {
       return { result: 'different', reason: `its content is another than that of ${path}, which waits to be archived` };
     }

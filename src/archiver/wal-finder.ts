@@ -1,16 +1,15 @@
 import { join } from 'node:path';
 import type { CompressionName } from '../compression/codec.ts';
-import { openDelivered, readDelivered, readWhole } from '../durable/delivered-file.ts';
+import { openDelivered, readWhole, type DeliveredFile } from '../durable/delivered-file.ts';
 import { isThere } from '../durable/durable-file.ts';
-import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { openStored, type ReadingKeys, type StoredBytes } from '../storage/stored-content.ts';
+import type { NotRead, Unpacker } from '../storage/unpacker.ts';
 import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { holdsMore } from '../wal/inner-end.ts';
 import { endOfContent } from '../wal/padding.ts';
-import type { OpaqueWal } from '../wal/verify.ts';
 import {
   MAX_SEGMENT_SIZE,
   MIN_SEGMENT_SIZE,
@@ -31,8 +30,7 @@ export interface WalFinderParts {
   readonly keys: ReadingKeys;
   /** What was delivered as a segment, and is stored as a partial one. */
   readonly deliveries: Pick<ShortDeliveries, 'of'>;
-  /** Null where headers are verified. */
-  readonly opaque: () => Promise<OpaqueWal | null>;
+  readonly unpacker: Unpacker;
   /** A directory that was the archive before it was in a bucket; null for none. */
   readonly before?: string | null | undefined;
   /** Why a delivered segment of this system identifier is not this archive's; null when it is, or when that can't be told. */
@@ -73,7 +71,7 @@ type Look =
  * Throws when that can't be told: `storage`, `damaged`, `incomplete-wal`, `program`.
  */
 export async function findWal(parts: WalFinderParts, name: WalName, partial: boolean): Promise<FoundWal | null> {
-  const { strategy, streaming } = parts;
+  const { strategy, streaming, unpacker } = parts;
   const names = [name];
   let problem: unknown = null;
   const archived = (wanted: WalName) => async (): Promise<Look> => {
@@ -83,7 +81,7 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   };
   const waiting = (wanted: WalName): (() => Promise<Look>)[] => {
     const read = walKind(wanted) === 'partial' ? readGrowing : readWaiting;
-    return waitingPlaces(parts, wanted).map((path) => () => read(path));
+    return waitingPlaces(parts, wanted).map((path) => () => read(path, (file) => unpacker.whyNotRead(file, wanted)));
   };
   const before = (wanted: WalName): (() => Promise<Look>)[] =>
     formerPlaces(parts, wanted).map((path) => () => readFormer(path));
@@ -104,7 +102,8 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   if ((partial && walKind(name) === 'segment') || deliveries.length > 0) {
     const wanted = partialName(name);
     names.push(wanted);
-    const received = (): Promise<Look> => readGrowing(join(streaming, wanted));
+    const received = (): Promise<Look> =>
+      readGrowing(join(streaming, wanted), (file) => unpacker.whyNotRead(file, wanted));
     const looks = [received, archived(wanted), ...waiting(wanted), ...before(wanted), archived(wanted)];
     let longest: FoundWal | null = null;
     for await (const found of usable(looks)) {
@@ -143,12 +142,30 @@ async function isWaiting(path: string): Promise<boolean> {
   }
 }
 
+/** Why a file need not be read, by its first bytes and its size; null when it must be. */
+type Glance = (file: DeliveredFile) => Promise<NotRead | null>;
+
+const noGlance: Glance = async () => null;
+
 /** A file that was delivered; null when there is none. */
-export async function readWaiting(path: string): Promise<Look> {
+export async function readWaiting(path: string, glance = noGlance): Promise<Look> {
+  return readPlace(path, glance, readWhole);
+}
+
+async function readPlace(
+  path: string,
+  glance: Glance,
+  read: (file: DeliveredFile) => Promise<Buffer | null>,
+): Promise<Look> {
   try {
-    return { path, bytes: await readDelivered(path), delivered: true };
+    await using file = await openDelivered(path);
+    const odd = await glance(file);
+    if (odd !== null) throw unusable(path, odd);
+    const bytes = await read(file);
+    return bytes === null ? null : { path, bytes, delivered: true };
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return null;
+    if (isErrorCode(error, 'damaged') || isErrorCode(error, 'incomplete-wal')) throw error;
     throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
   }
 }
@@ -165,9 +182,8 @@ async function readFormer(path: string): Promise<Look> {
  * before the last byte that is no zero was written before the first reading
  * ended, so the second one finds it complete. Null while there is no WAL in it.
  */
-export async function readGrowing(path: string): Promise<Look> {
-  try {
-    await using file = await openDelivered(path);
+export async function readGrowing(path: string, glance = noGlance): Promise<Look> {
+  return readPlace(path, glance, async (file) => {
     const bytes = await readWhole(file);
     const end = endOfContent(bytes);
     if (end === 0) return null;
@@ -176,15 +192,19 @@ export async function readGrowing(path: string): Promise<Look> {
       if (bytesRead === 0) throw new WalwardenError('storage', `${path} became shorter while it was read`);
       at += bytesRead;
     }
-    return { path, bytes, delivered: true };
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return null;
-    throw new WalwardenError('storage', `can't read ${path}: ${messageOf(error)}`, { cause: error });
-  }
+    return bytes;
+  });
+}
+
+function unusable(path: string, { verdict, reason }: NotRead): WalwardenError {
+  return new WalwardenError(
+    verdict === 'incomplete' ? 'incomplete-wal' : 'damaged',
+    `${path} can't be used: ${reason}`,
+  );
 }
 
 async function openFound(
-  { keys, foreign, opaque }: WalFinderParts,
+  { keys, foreign, unpacker }: WalFinderParts,
   name: WalName,
   found: NonNullable<Look>,
 ): Promise<FoundWal> {
@@ -192,7 +212,7 @@ async function openFound(
   try {
     const opened =
       found.delivered === true
-        ? { ...(await unpackDelivered(bytes, name, { ...keys, opaque: await opaque() })), decrypted: bytes }
+        ? { ...(await unpacker.unpack(bytes, name)), decrypted: bytes }
         : await openStored(found, name, keys);
     const { verdict, decrypted, compression, plain } = opened;
     if (verdict.verdict !== 'valid') {

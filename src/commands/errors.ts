@@ -10,7 +10,6 @@ import { openServer, type Server } from '../server.ts';
 import { claimPath } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import type { Comparison } from '../storage/wal-storage-strategy.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { plainBytes } from '../storage/stored-content.ts';
 import { judgeForTaking } from '../storage/taking.ts';
 import type { Judgement } from '../wal/judge-copies.ts';
@@ -211,7 +210,7 @@ async function examine(server: Server, file: ErrorFile): Promise<Finding> {
   }
   let plain: Buffer;
   try {
-    plain = (await unpackDelivered(bytes, parsed.name, server.keys)).plain;
+    plain = (await server.unpacker.unpack(bytes, parsed.name)).plain;
   } catch (error) {
     if (comparison.result !== 'different')
       return { state: 'unusable', text: `it does not read back: ${messageOf(error)}` };
@@ -286,7 +285,7 @@ async function difference(
   try {
     const stored = await server.strategy.read(parsed.name);
     if (stored === null) return { state, text: reason };
-    const { plain: here } = await unpackDelivered(bytes, parsed.name, server.keys);
+    const { plain: here } = await server.unpacker.unpack(bytes, parsed.name);
     const there = await plainBytes(stored, parsed.name, server.keys);
     const length = Math.min(here.length, there.length);
     let at = 0;

@@ -3,7 +3,6 @@ import { extract, type Header } from 'tar-stream';
 import { depositWal, verifyDelivery, type Deposited } from '../archiver/deposit.ts';
 import { receiveFile } from '../archiver/receive-file.ts';
 import { findServer } from '../config/config.ts';
-import { readDelivered } from '../durable/delivered-file.ts';
 import { unlinkIfThere } from '../durable/durable-file.ts';
 import { messageOf, WalwardenError } from '../errors.ts';
 import { PATIENCE_FOR_POSTGRES } from '../server-settings.ts';
@@ -49,7 +48,7 @@ export async function putWal(
   const results: { name: WalName; deposited: Deposited }[] = [];
   try {
     checkSums(files, sums);
-    for (const { name, temporary } of files) await verifyDelivery(parts, name, await readDelivered(temporary));
+    for (const { name, temporary } of files) await verifyDelivery(parts, name, temporary);
     for (const { name, temporary } of files) {
       const deposited = await depositWal(parts, name, temporary, { checked: true });
       results.push({ name, deposited });

@@ -65,6 +65,8 @@ export interface Compressor {
 export interface DecompressOptions {
   /** Bytes. More output than this is damage, found before it is allocated. */
   readonly maxSize: number;
+  /** Bytes. Data that wants a larger dictionary for its decompression is refused, where that takes memory; no limit unless said. */
+  readonly maxDictionary?: number | undefined;
   /** Needed to read `custom`. */
   readonly custom?: CustomFilters | undefined;
   /** Ends an external program, now. */
@@ -90,6 +92,8 @@ export interface Codec {
   /** The program that does the same from stdin to stdout, where there is one that is worth it. */
   program?(level: number, custom: CustomFilters | undefined): Command | null;
   decompress(data: Uint8Array, options: DecompressOptions): Promise<Buffer>;
+  /** The first bytes that it decompresses to, for little memory; null where that can't be told. */
+  start?(data: Uint8Array, length: number, options: Omit<DecompressOptions, 'maxSize'>): Promise<Buffer | null>;
 }
 
 export interface LevelRange {

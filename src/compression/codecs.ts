@@ -112,6 +112,16 @@ export async function decompress(
   return codec.decompress(data, options);
 }
 
+/** The first bytes that a compressed file decompresses to, or fewer; null where its format can't tell without the rest. */
+export async function decompressStart(
+  data: Uint8Array,
+  compression: CompressionName,
+  length: number,
+  options: Omit<DecompressOptions, 'maxSize'>,
+): Promise<Buffer | null> {
+  return (await CODECS[compression].start?.(data, length, options)) ?? null;
+}
+
 /** With its dot; null for `custom`. */
 export function extensionOf(compression: CompressionName): string | null {
   return CODECS[compression].extension;

@@ -6,6 +6,8 @@ const MIB = 1024 * 1024;
 /** The trailer's size is believed up to here; beyond, zlib's output comes in pieces of PIECE bytes. */
 const MAX_HINT = 256 * MIB;
 const PIECE = 4 * MIB;
+/** A trailer that says too little must not make millions of pieces. */
+const SMALLEST_PIECE = 64 * 1024;
 
 /** gzip (RFC 1952) by Node's zlib. Its format lets us tell damage (CRC-32 and size) and every cut but one between two members. */
 export const GZIP: Codec = {
@@ -18,6 +20,7 @@ export const GZIP: Codec = {
     return gzipSync(data, { level, memLevel: 9, chunkSize: MIB });
   },
   decompress: gunzip,
+  start: gunzipStart,
 };
 
 async function gunzip(data: Uint8Array, { maxSize }: DecompressOptions): Promise<Buffer> {
@@ -25,7 +28,7 @@ async function gunzip(data: Uint8Array, { maxSize }: DecompressOptions): Promise
   let result: unknown;
   try {
     // One piece of the right size saves joining pieces. One byte more, or zlib asks for another to see that it is done.
-    const chunkSize = Math.max(Math.min(sizeHint(data), maxSize) + 1, 64);
+    const chunkSize = Math.max(Math.min(sizeHint(data), maxSize) + 1, SMALLEST_PIECE);
     result = gunzipSync(data, { chunkSize, maxOutputLength: Math.max(maxSize, 1), info: true });
   } catch (error) {
     throw translated(error, maxSize);
@@ -35,6 +38,26 @@ async function gunzip(data: Uint8Array, { maxSize }: DecompressOptions): Promise
   if (data.subarray(consumed).some((byte) => byte !== 0)) throw damaged('gzip', 'something else follows its end');
   if (buffer.length > maxSize) throw tooLarge('gzip', maxSize);
   return buffer;
+}
+
+async function gunzipStart(data: Uint8Array, length: number): Promise<Buffer | null> {
+  const { createGunzip } = await import('node:zlib');
+  const stream = createGunzip({ chunkSize: Math.max(length, 1024) });
+  const pieces: Buffer[] = [];
+  let size = 0;
+  stream.end(data);
+  try {
+    // Leaving the loop ends the stream.
+    for await (const piece of stream) {
+      if (!Buffer.isBuffer(piece)) return null;
+      pieces.push(piece);
+      size += piece.length;
+      if (size >= length) break;
+    }
+  } catch {
+    return null; // what is wrong with it, the whole of it tells better
+  }
+  return Buffer.concat(pieces).subarray(0, length);
 }
 
 /** What the last member says of its size; a piece's size where that can't be or is too much to be believed. */

@@ -18,6 +18,8 @@ const MAGIC = Uint8Array.of(0x04, 0x22, 0x4d, 0x18);
 /** By the number in the frame descriptor. */
 const BLOCK_SIZES: Readonly<Record<number, number>> = { 4: 64 * KIB, 5: 256 * KIB, 6: 1024 * KIB, 7: 4096 * KIB };
 const LARGEST_BLOCK = 4096 * KIB;
+/** More frames than any writer of WAL makes: a list of millions takes more memory than any content. */
+const MOST_FRAMES = 1000;
 /** One byte of an LZ4 block makes at most 255. */
 const MAX_RATIO = 255;
 /** From here on liblz4 uses its high compression mode (LZ4HC_CLEVEL_MIN), which the library lacks. */
@@ -37,6 +39,17 @@ export const LZ4: Codec = {
   compressor: (level) => (level < FIRST_HC_LEVEL ? compressFast : compressHigh(level)),
   program,
   decompress: unlz4,
+  // Without the program, the content is bounded all the same.
+  start: async (data, length, { signal }) =>
+    isInPath('lz4')
+      ? (
+          await runFilter({ program: 'lz4', args: ['-d', '-c', '-q'] }, data, {
+            maxOutput: length,
+            env: plainEnvironment(),
+            signal,
+          })
+        ).output
+      : null,
 };
 
 async function compressFast(data: Uint8Array): Promise<Buffer> {
@@ -82,8 +95,8 @@ function isInPath(name: string): boolean {
 async function unlz4(data: Uint8Array, options: DecompressOptions): Promise<Buffer> {
   const { frames, sizeBound } = scanLz4(asBuffer(data));
   // The library decompresses without a limit, but never beyond the bound. Only odd frames have one that says nothing.
-  const content =
-    sizeBound <= options.maxSize + LARGEST_BLOCK ? await unlz4Frames(frames) : await unlz4Program(data, options);
+  const isUsual = frames.length <= MOST_FRAMES && sizeBound <= options.maxSize + LARGEST_BLOCK;
+  const content = isUsual ? await unlz4Frames(frames) : await unlz4Program(data, options);
   if (content.length > options.maxSize) throw tooLarge('lz4', options.maxSize);
   return content;
 }
@@ -109,6 +122,7 @@ async function unlz4Program(data: Uint8Array, { maxSize, signal }: DecompressOpt
 }
 
 export interface Lz4Scan {
+  /** All of them, or {@link MOST_FRAMES} and one more. */
   readonly frames: readonly Buffer[];
   /** No more than so many bytes of content can come out of the frames. */
   readonly sizeBound: number;
@@ -132,7 +146,7 @@ export function scanLz4(data: Buffer): Lz4Scan {
       if (at > data.length) throw cutShort('lz4', 'the last frame is not complete');
     } else if (startsWith(rest, MAGIC)) {
       const frame = scanFrame(rest);
-      frames.push(rest.subarray(0, frame.size));
+      if (frames.length <= MOST_FRAMES) frames.push(rest.subarray(0, frame.size));
       sizeBound += frame.sizeBound;
       at += frame.size;
     } else {

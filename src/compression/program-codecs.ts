@@ -2,6 +2,7 @@ import { WalwardenError } from '../errors.ts';
 import type { Codec, CustomFilters, DecompressOptions } from './codec.ts';
 import { asBuffer, cutShort, damaged, isStartOf, startsWith, tooLarge } from './decompress-errors.ts';
 import {
+  environmentOf,
   maxCompressedSize,
   pipeThrough,
   pipeThroughShell,
@@ -9,12 +10,16 @@ import {
   programFailed,
   reasonIn,
   runFilter,
+  type Command,
   type FilterEnd,
 } from './external-program.ts';
 import { GZIP } from './gzip.ts';
+import { firstDictionary } from './xz-header.ts';
 
 const XZ_MAGIC = Uint8Array.of(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00);
 const XZ_FOOTER_SIZE = 12;
+/** What xz takes beside the dictionary, in bytes: a little, for any options. */
+const XZ_OVERHEAD = 2 * 1024 * 1024;
 
 /** bzip2 has no native library for Node that is worth its name; the program is everywhere. */
 export const BZIP2: Codec = {
@@ -23,6 +28,7 @@ export const BZIP2: Codec = {
   inMemory: true,
   levels: { min: 1, max: 9, low: 1, medium: 5, high: 9 },
   ...byProgram('bzip2', (level) => ['-z', '-c', '-q', `-${level}`]),
+  start: (data, length, { signal }) => startOf({ program: 'bzip2', args: ['-d', '-c', '-q'] }, data, length, signal),
   decompress: (data, options) =>
     decompressWith('bzip2', ['-d', '-c'], data, options, async (end) => {
       // It takes what follows the last stream for nothing worse than worth a message, exit status 0.
@@ -39,15 +45,31 @@ export const XZ: Codec = {
   inMemory: true,
   levels: { min: 1, max: 9, low: 1, medium: 3, high: 5 },
   ...byProgram('xz', (level) => ['-z', '-c', '-q', '--format=xz', '--check=crc64', '-T1', `-${level}`]),
-  decompress: (data, options) =>
-    decompressWith('xz', ['-d', '-c', '--format=xz', '-T1'], data, options, async (end) => {
+  start: async (data, length, { maxDictionary = Infinity, signal }) =>
+    firstDictionary(asBuffer(data)) > maxDictionary
+      ? null
+      : startOf({ program: 'xz', args: ['-d', '-c', '-q', '--format=xz', '-T1'] }, data, length, signal),
+  decompress: (data, options) => {
+    const { maxDictionary } = options;
+    if (maxDictionary !== undefined && firstDictionary(asBuffer(data)) > maxDictionary)
+      throw dictionaryTooLarge(maxDictionary);
+    const limit = maxDictionary === undefined ? [] : [`--memlimit-decompress=${maxDictionary + XZ_OVERHEAD}`];
+    return decompressWith('xz', ['-d', '-c', '--format=xz', '-T1', ...limit], data, options, async (end) => {
+      // Of a later block.
+      if (maxDictionary !== undefined && /memory usage limit/i.test(end.messages))
+        return dictionaryTooLarge(maxDictionary);
       if (/memory/i.test(end.messages)) return null;
       if (!/Unexpected end of input/.test(end.messages)) return damaged('xz', reasonIn(end.messages));
       return (await followsXzFooter(asBuffer(data)))
         ? damaged('xz', 'something else follows its end')
         : cutShort('xz', reasonIn(end.messages));
-    }),
+    });
+  },
 };
+
+function dictionaryTooLarge(maxDictionary: number): WalwardenError {
+  return damaged('xz', `it needs a dictionary of more than ${maxDictionary} bytes, which no delivered WAL may`);
+}
 
 /** gzip's format, compressed by the program pigz on all CPUs. */
 export const PIGZ: Codec = {
@@ -67,6 +89,7 @@ export const CUSTOM: Codec = {
     return (data, signal) => pipeThroughShell(filter, data, { maxOutput: maxCompressedSize(data.length), signal });
   },
   program: (_level, custom) => ({ shell: required(custom, 'compress') }),
+  start: (data, length, { custom, signal }) => startOf({ shell: required(custom, 'decompress') }, data, length, signal),
   decompress: async (data, { maxSize, custom, signal }) => {
     const command = { shell: required(custom, 'decompress') };
     const end = await runFilter(command, data, { maxOutput: maxSize, signal });
@@ -77,6 +100,16 @@ export const CUSTOM: Codec = {
     throw damaged('custom', programFailed(command, end, maxSize).message);
   },
 };
+
+/** What comes out first; the program is ended then, and what else it had to say, it says when it is run to its end. */
+async function startOf(
+  command: Command,
+  data: Uint8Array,
+  length: number,
+  signal: AbortSignal | undefined,
+): Promise<Buffer> {
+  return (await runFilter(command, data, { maxOutput: length, env: environmentOf(command), signal })).output;
+}
 
 function required(custom: CustomFilters | undefined, direction: 'compress' | 'decompress'): string {
   const filter = custom?.[direction];

@@ -43,11 +43,15 @@ async function unsnappy(data: Uint8Array, { maxSize }: DecompressOptions): Promi
     import('snappy').then((module) => module.default),
     import('@node-rs/crc32').then((module) => module.default),
   ]);
-  const { chunks, size } = scanSnappy(asBuffer(data));
-  if (size > maxSize) throw tooLarge('snappy', maxSize);
+  let size = 0;
+  // Walked over twice: a list of millions of tiny chunks takes more memory than any content.
+  for (const chunk of chunksOf(asBuffer(data))) {
+    size += chunk.size;
+    if (size > maxSize) throw tooLarge('snappy', maxSize);
+  }
   const content = Buffer.allocUnsafeSlow(size);
   let at = 0;
-  for (const chunk of chunks) {
+  for (const chunk of chunksOf(asBuffer(data))) {
     try {
       // The copy that the option asks for is cheaper than registering a foreign buffer for so few bytes.
       const bytes = chunk.compressed ? uncompressSync(chunk.body, { copyOutputData: true }) : chunk.body;
@@ -64,9 +68,7 @@ async function unsnappy(data: Uint8Array, { maxSize }: DecompressOptions): Promi
 }
 
 /** The chunks with content, and the bytes that they will decompress to; nothing is decompressed. */
-function scanSnappy(data: Buffer): { readonly chunks: readonly Chunk[]; readonly size: number } {
-  const chunks: Chunk[] = [];
-  let size = 0;
+function* chunksOf(data: Buffer): Generator<Chunk> {
   for (let at = 0; at < data.length;) {
     if (at + 4 > data.length) throw cutShort('snappy', 'the last chunk is not complete');
     const type = data.readUInt8(at);
@@ -77,13 +79,10 @@ function scanSnappy(data: Buffer): { readonly chunks: readonly Chunk[]; readonly
       throw damaged('snappy', 'a wrong stream identifier');
     }
     if (type === COMPRESSED || type === UNCOMPRESSED) {
-      const chunk = readChunk(type, data.subarray(at + 4, end));
-      chunks.push(chunk);
-      size += chunk.size;
+      yield readChunk(type, data.subarray(at + 4, end));
     }
     at = end;
   }
-  return { chunks, size };
 }
 
 function readChunk(type: number, data: Buffer): Chunk {

@@ -1,12 +1,12 @@
 import type { CCtx, DCtx } from 'zstd-napi/binding.js';
-import { messageOf } from '../errors.ts';
+import { messageOf, WalwardenError } from '../errors.ts';
 import type { Codec, DecompressOptions } from './codec.ts';
 import { asBuffer, cutShort, damaged, tooLarge } from './decompress-errors.ts';
 
 /** A segment of 64 MiB and what zstd adds to it. Larger buffers are not kept. */
 const MAX_SCRATCH = 65 * 1024 * 1024;
-const MAX_BLOCK = 128 * 1024;
-const MAX_PIECE = 16 * 1024 * 1024;
+/** Sizes that are tried for what doesn't say how large it is: the usual one of a segment first. */
+const ATTEMPTS = [16, 64, 256].map((mib) => mib * 1024 * 1024);
 
 /** The binding itself: the package's own classes allocate a worst-case buffer for every call, and decompress without a limit. */
 const loadBinding = async () => (await import('zstd-napi/binding.js')).default;
@@ -19,6 +19,7 @@ type Binding = Awaited<ReturnType<typeof loadBinding>>;
 let compression: { readonly context: CCtx; readonly level: number } | undefined;
 let scratch: Buffer | undefined;
 let decompression: DCtx | undefined;
+let beginning: DCtx | undefined;
 
 /** zstd frames (RFC 8878), with a content checksum. */
 export const ZSTD: Codec = {
@@ -34,6 +35,7 @@ export const ZSTD: Codec = {
   transientCompressor: (level) => async (data, _signal, into) =>
     compressIntoScratch(await loadBinding(), level, data, into),
   decompress: unzstd,
+  start: unzstdStart,
 };
 
 /** Into the caller's buffer, or the one that all compressions of this thread share. */
@@ -62,22 +64,63 @@ function scratchFor(size: number): Buffer {
   return buffer;
 }
 
+/**
+ * In one call, into a buffer as large as the content may be: the content itself
+ * is the window then, however large that is, and takes no memory of its own.
+ */
 async function unzstd(data: Uint8Array, { maxSize }: DecompressOptions): Promise<Buffer> {
   const zstd = await loadBinding();
   decompression ??= new zstd.DCtx();
-  const pieces: Buffer[] = [];
-  let size = 0;
-  for (let rest = asBuffer(data); rest.length > 0;) {
-    const frame = rest.subarray(0, frameSize(zstd, rest));
-    rest = rest.subarray(frame.length);
-    if (isSkippable(frame)) continue;
-    const piece = unzstdFrame(zstd, decompression, frame, maxSize - size);
-    if (piece === null) throw tooLarge('zstd', maxSize);
-    pieces.push(piece);
-    size += piece.length;
+  const bytes = asBuffer(data);
+  for (const size of sizesOf(zstd, bytes, maxSize)) {
+    // A byte more than may come out, or nothing to decompress is no buffer.
+    const target = Buffer.allocUnsafeSlow(size + 1);
+    try {
+      const produced = decompression.decompress(target, bytes);
+      if (produced > maxSize) throw tooLarge('zstd', maxSize);
+      // Not to hold so much for so little.
+      return produced < size / 2 ? Buffer.from(target.subarray(0, produced)) : target.subarray(0, produced);
+    } catch (error) {
+      if (error instanceof WalwardenError) throw error;
+      // ZSTD_error_dstSize_tooSmall; the binding passes the text only.
+      if (messageOf(error) !== 'Destination buffer is too small') throw whyNot(zstd, bytes, error);
+    }
   }
-  const [only] = pieces;
-  return only !== undefined && pieces.length === 1 ? only : Buffer.concat(pieces, size);
+  throw tooLarge('zstd', maxSize);
+}
+
+/** Null for a window of more than 128 MiB, the library's own limit. Up to that it is reserved, and only what is written of it is used. */
+async function unzstdStart(data: Uint8Array, length: number): Promise<Buffer | null> {
+  const zstd = await loadBinding();
+  beginning ??= new zstd.DCtx();
+  beginning.reset(zstd.ResetDirective.sessionOnly);
+  const target = Buffer.allocUnsafeSlow(length);
+  let size = 0;
+  try {
+    for (let rest = asBuffer(data); size < length;) {
+      const [missing, produced, consumed] = beginning.decompressStream(target.subarray(size), rest);
+      rest = rest.subarray(consumed);
+      size += produced;
+      if ((missing === 0 && rest.length === 0) || (produced === 0 && consumed === 0)) break;
+    }
+  } catch {
+    return null; // what is wrong with it, the whole of it tells better
+  }
+  return target.subarray(0, size);
+}
+
+/** What the content may have in bytes, to be tried in this order. */
+function sizesOf(zstd: Binding, data: Buffer, maxSize: number): number[] {
+  const isWhole = frameSize(zstd, data) === data.length;
+  const said = isWhole && !isSkippable(data) ? zstd.getFrameContentSize(data) : null;
+  if (said === null) return [...ATTEMPTS.filter((size) => size < maxSize), maxSize];
+  return said > maxSize ? [] : [said];
+}
+
+/** Which frame is cut short or damaged: the library tells one for the other when there are several. */
+function whyNot(zstd: Binding, data: Buffer, error: unknown): WalwardenError {
+  for (let at = 0; at < data.length;) at += frameSize(zstd, data.subarray(at));
+  return damaged('zstd', messageOf(error), error);
 }
 
 /** Bytes of the frame at the beginning, found by walking over its blocks: it tells a cut from damage. */
@@ -89,38 +132,6 @@ function frameSize(zstd: Binding, data: Buffer): number {
     // ZSTD_error_srcSize_wrong; the binding passes the text only.
     if (message === 'Src size is incorrect') throw cutShort('zstd', 'the last frame is not complete', error);
     throw damaged('zstd', message, error);
-  }
-}
-
-/** Null when the frame holds more than `limit` bytes. */
-function unzstdFrame(zstd: Binding, context: DCtx, frame: Buffer, limit: number): Buffer | null {
-  try {
-    const size = zstd.getFrameContentSize(frame);
-    if (size === null) return unzstdUnknownSize(zstd, context, frame, limit);
-    if (size > limit) return null;
-    const target = Buffer.allocUnsafeSlow(size);
-    return target.subarray(0, context.decompress(target, frame));
-  } catch (error) {
-    throw damaged('zstd', messageOf(error), error);
-  }
-}
-
-/** Writers that stream don't know the size when they begin the frame. */
-function unzstdUnknownSize(zstd: Binding, context: DCtx, frame: Buffer, limit: number): Buffer | null {
-  context.reset(zstd.ResetDirective.sessionOnly);
-  const pieceSize = Math.min(Math.max(frame.length * 4, MAX_BLOCK), MAX_PIECE);
-  const pieces: Buffer[] = [];
-  let size = 0;
-  let rest = frame;
-  for (;;) {
-    const piece = Buffer.allocUnsafeSlow(Math.min(pieceSize, limit + 1 - size));
-    const [missing, produced, consumed] = context.decompressStream(piece, rest);
-    rest = rest.subarray(consumed);
-    size += produced;
-    if (size > limit) return null;
-    pieces.push(piece.subarray(0, produced));
-    if (missing === 0) return Buffer.concat(pieces, size);
-    if (produced === 0 && consumed === 0) throw new Error('its last block is missing');
   }
 }
 

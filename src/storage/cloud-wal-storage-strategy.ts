@@ -2,7 +2,6 @@ import type { CompressionSettings } from '../compression/codec.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
 import { collectGarbage } from './collect-garbage.ts';
-import { unpackDelivered } from './delivered-content.ts';
 import { MemoryBudget } from './memory-budget.ts';
 import { ObjectComparer } from './s3/compare-objects.ts';
 import { KeyWindow } from './s3/key-window.ts';
@@ -150,7 +149,8 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
       // The rare giants are not kept, nor is what is no WAL file given memory before anybody has looked at it.
       const memory = size <= LARGEST_SPARE ? this.#spare.take(roomFor(size, this.#settings)) : null;
       const rules = await this.rulesFor(prepared);
-      const source = { name: wal.name, source: wal.path, identity: wal.identity, rules };
+      const delivered = await this.deliveredKeys(wal, rules);
+      const source = { name: wal.name, source: wal.path, identity: wal.identity, rules, delivered };
       const task = { ...source, compression, encryption, memory };
       const result = await this.#stagers.for(expected).pack(task);
       if (result.outcome === 'staged') held = memory === null ? result.storedSize : size;
@@ -224,7 +224,10 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     keys: readonly string[],
     digest: string,
   ): Promise<CommitResult | null> {
-    const incoming = (): Promise<Buffer | null> => readSource(wal);
+    const incoming = async (): Promise<Buffer | null> => {
+      const bytes = await readSource(wal);
+      return bytes === null ? null : (await this.unpack(bytes, wal.name, this.#settings.keys)).plain;
+    };
     const comparison = await this.#comparer.compareAll({ name, digest, incoming, asShort: facts.endsInside }, keys);
     switch (comparison.result) {
       case 'changed':
@@ -327,11 +330,9 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
   override async compare(name: WalName, incoming: Buffer, options: CompareOptions = {}): Promise<Comparison> {
     const keys = await this.#objects.keysOf(name);
     if (keys.length === 0) return { result: 'absent' };
-    const digest = sha256((await unpackDelivered(incoming, name, this.#settings.keys)).plain);
-    const comparison = await this.#comparer.compareAll(
-      { name, digest, incoming: async () => incoming, ...options },
-      keys,
-    );
+    const { plain } = await this.unpack(incoming, name, this.#settings.keys);
+    const file = { name, digest: sha256(plain), incoming: async () => plain, ...options };
+    const comparison = await this.#comparer.compareAll(file, keys);
     if (comparison.result === 'different') return comparison;
     return { result: comparison.result === 'same' ? 'same' : 'absent' };
   }

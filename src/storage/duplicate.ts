@@ -3,7 +3,6 @@ import { holdSameWal } from '../wal/end-of-wal.ts';
 import { continuationOf, endInside } from '../wal/inner-end.ts';
 import { walKind, type WalName } from '../wal/wal-name.ts';
 import { sha256 } from './sha256.ts';
-import { unpackDelivered } from './delivered-content.ts';
 import { plainBytes, type ReadingKeys, type StoredBytes } from './stored-content.ts';
 import type { CompareOptions } from './wal-storage-strategy.ts';
 
@@ -17,20 +16,19 @@ export function judge(incomingDigest: string, storedDigest: string | null): 'sto
  * Why two files can't be called the same; null when all their plain bytes are,
  * or, of partial segments, all their WAL: after a promotion PostgreSQL and
  * pg_receivewal both deliver the last one of the old timeline, and what they
- * fill it up with differs. With `asShort`, a stored one may also go on behind
- * that. `storedDigest`: SHA-256 of the stored file's plain bytes,
+ * fill it up with differs. A file that arrived compressed is compared by what
+ * it means. With `asShort`, a stored one may also go on behind that.
+ * `storedDigest`: SHA-256 of the stored file's plain bytes,
  * where it is known though nobody may be able to decrypt them.
  */
 export async function differenceOf(
   name: WalName,
-  incoming: Buffer,
+  incomingPlain: Buffer,
   stored: StoredBytes,
   keys: ReadingKeys,
   storedDigest: string | null,
   options: CompareOptions = {},
 ): Promise<string | null> {
-  // Both may have come by the same way; a file that arrived compressed is compared by what it means.
-  const { plain: incomingPlain } = await unpackDelivered(incoming, name, keys);
   const incomingDigest = sha256(incomingPlain);
   let digest = storedDigest;
   if (digest === null) {

@@ -152,7 +152,8 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const { wal, temporary } = prepared;
     const { mode, compression, encryption } = this.#settings;
     const rules = await this.rulesFor(prepared);
-    const source = { name: wal.name, source: wal.path, identity: wal.identity, rules };
+    const delivered = await this.deliveredKeys(wal, rules, this.#settings.keys.custom);
+    const source = { name: wal.name, source: wal.path, identity: wal.identity, rules, delivered };
     const task = { ...source, temporary, mode, compression, encryption };
     const stager = this.#stagers.for(expected);
     const result = await stager.stage(task);
@@ -241,7 +242,8 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const stored = await this.read(name);
     if (stored === null) return { result: 'absent' };
     const known = isGpgEncrypted(stored.bytes) ? await this.#journal.plainDigest(name, sha256(stored.bytes)) : null;
-    const reason = await differenceOf(name, incoming, stored, this.#settings.keys, known, options);
+    const { plain } = await this.unpack(incoming, name, this.#settings.keys);
+    const reason = await differenceOf(name, plain, stored, this.#settings.keys, known, options);
     return reason === null ? { result: 'same' } : { result: 'different', reason };
   }
 

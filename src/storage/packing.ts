@@ -12,8 +12,9 @@ import { transform, turn } from './transform.ts';
  */
 export async function packWal(task: PackTask): Promise<StageResult> {
   return withSource(task, async (fd): Promise<StageResult> => {
-    const arrived = arrivedCompression(readHead(fd), task);
-    const compressor = arrived === null && task.compression !== null ? createCompressor(task.compression) : null;
+    // What the user's own filter wrote has no extension in a bucket: it is no WAL there.
+    const arrived = arrivedCompression(readHead(fd), task) !== null;
+    const compressor = task.compression === null ? null : createCompressor(task.compression);
     return turn(async (): Promise<StageResult> => {
       const { memory } = task;
       const made = await transform(task, fd, arrived, compressor, true, memory === null ? null : Buffer.from(memory));

@@ -1,5 +1,6 @@
 import type { CompressionName, CompressionSettings } from '../compression/codec.ts';
 import type { WalName } from '../wal/wal-name.ts';
+import type { DeliveredKeys } from './delivered-content.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { TakingRules } from './taking.ts';
 
@@ -9,6 +10,8 @@ export interface TransformTask {
   readonly source: string;
   readonly identity: FileIdentity;
   readonly compression: CompressionSettings | null;
+  /** What a file is opened with that arrived compressed. */
+  readonly delivered: DeliveredKeys;
   readonly encryption: { readonly keyId: string; readonly homedir?: string | undefined } | null;
   readonly rules: TakingRules;
 }

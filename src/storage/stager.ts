@@ -1,8 +1,12 @@
 import type { Tinypool } from 'tinypool';
 import { programTable } from '../compression/running-programs.ts';
+import { unpackDelivered, type DeliveredKeys, type UnpackedDelivery } from './delivered-content.ts';
 import { packWal } from './packing.ts';
 import type { PackTask, StageResult } from './staged.ts';
 import { stageWal, type StageTask } from './staging.ts';
+import type { UnpackResult } from './stage-worker.ts';
+import { WalwardenError } from '../errors.ts';
+import type { WalName } from '../wal/wal-name.ts';
 
 /** Files that one worker thread may have in hand: while one is fsynced, the next is compressed. */
 const TASKS_PER_WORKER = 2;
@@ -15,6 +19,8 @@ export interface Stager extends AsyncDisposable {
   stage(task: StageTask): Promise<StageResult>;
   /** Into memory. */
   pack(task: PackTask): Promise<StageResult>;
+  /** Opens a delivered file. Throws as `unpackDelivered` does. */
+  unpack(bytes: Buffer, name: WalName, keys: DeliveredKeys): Promise<UnpackedDelivery>;
 }
 
 /**
@@ -24,22 +30,36 @@ export interface Stager extends AsyncDisposable {
  */
 export function createStager(workers: number, resident = false): Stager {
   if (workers === 0) {
-    return { concurrency: 1, stage: stageWal, pack: packWal, [Symbol.asyncDispose]: async () => {} };
+    return {
+      concurrency: 1,
+      stage: stageWal,
+      pack: packWal,
+      unpack: unpackDelivered,
+      [Symbol.asyncDispose]: async () => {},
+    };
   }
   let pool: Promise<Tinypool> | null = null;
-  const run = async (
-    name: 'stageWal' | 'packAndMove',
-    task: StageTask | PackTask,
+  const run = async <T>(
+    name: 'stageWal' | 'packAndMove' | 'unpackAndMove',
+    task: object,
     transferList: ArrayBuffer[] = [],
-  ): Promise<StageResult> => {
+  ): Promise<T> => {
     pool ??= startPool(workers, resident);
-    const result: StageResult = await (await pool).run(task, { name, transferList });
+    const result: T = await (await pool).run(task, { name, transferList });
     return result;
   };
   return {
     concurrency: workers * TASKS_PER_WORKER,
     stage: (task) => run('stageWal', task),
     pack: (task) => run('packAndMove', task, task.memory === null ? [] : [task.memory]),
+    async unpack(bytes, name, { custom, segmentSize, opaque }) {
+      const result = await run<UnpackResult>('unpackAndMove', { bytes, name, keys: { custom, segmentSize, opaque } });
+      if (result.outcome === 'failed') {
+        throw new WalwardenError(result.code, result.message, result.hint === undefined ? {} : { hint: result.hint });
+      }
+      const { plain, compression, verdict } = result;
+      return { plain: Buffer.from(plain.buffer, plain.byteOffset, plain.byteLength), compression, verdict };
+    },
     async [Symbol.asyncDispose]() {
       if (pool !== null) await (await pool).destroy();
     },
@@ -76,12 +96,15 @@ export class StagerOnDemand implements AsyncDisposable {
   }
 }
 
+/** Beside us; a thread can't run the sources, where tests run us from, so it is the built one then. */
+const WORKER = import.meta.url.endsWith('.ts') ? '../../dist/stage-worker.js' : './stage-worker.js';
+
 async function startPool(workers: number, resident: boolean): Promise<Tinypool> {
   const { setEnvironmentData } = await import('node:worker_threads');
   const { Tinypool } = await import('tinypool');
   setEnvironmentData('programs', programTable());
   return new Tinypool({
-    filename: new URL('./stage-worker.js', import.meta.url).href,
+    filename: new URL(WORKER, import.meta.url).href,
     runtime: 'worker_threads',
     minThreads: resident ? 0 : workers,
     maxThreads: workers,

@@ -29,15 +29,16 @@ export function stageWal(task: StageTask): Promise<StageResult> {
 
 async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> {
   const head = readHead(fd);
-  const arrived = arrivedCompression(head, task, task.compression?.custom?.magic);
-  if (arrived === null && task.compression === null && task.encryption === null) {
+  const arrived = arrivedCompression(head, task, task.delivered.custom?.magic) !== null;
+  if (!arrived && task.compression === null && task.encryption === null) {
     return stageUntouched(task, fd, head);
   }
   if (task.temporary === null) throw new Error('only a file that is stored untouched can do without a temporary');
 
   const { temporary } = task;
-  const compressor = arrived === null && task.compression !== null ? createCompressor(task.compression) : null;
-  const byFile = task.encryption === null && isSegment(task.name) ? (compressor?.compressFile ?? null) : null;
+  const compressor = task.compression === null ? null : createCompressor(task.compression);
+  const byFile =
+    !arrived && task.encryption === null && isSegment(task.name) ? (compressor?.compressFile ?? null) : null;
   const prepared = await turn(() =>
     byFile === null
       ? transformInMemory(task, temporary, fd, arrived, compressor)
@@ -58,7 +59,7 @@ async function transformInMemory(
   task: StageTask,
   temporary: string,
   fd: number,
-  arrived: CompressionName | null,
+  arrived: boolean,
   compressor: Compressor | null,
 ): Promise<StageFailure | WrittenTemporary> {
   const made = await transform(task, fd, arrived, compressor, task.encryption !== null);

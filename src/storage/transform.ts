@@ -1,12 +1,12 @@
 import pLimit from 'p-limit';
-import type { CompressionName, Compressor } from '../compression/codec.ts';
-import { decompress } from '../compression/codecs.ts';
+import type { Compressor } from '../compression/codec.ts';
 import { encryptGpg } from '../encryption/gpg.ts';
 import { MAX_DELIVERED_SIZE } from '../durable/delivered-file.ts';
 import { isErrorCode } from '../errors.ts';
 import { endInside } from '../wal/inner-end.ts';
 import type { Verdict } from '../wal/verify.ts';
-import { MAX_SEGMENT_SIZE, parseWalName, walKind } from '../wal/wal-name.ts';
+import { parseWalName, walKind } from '../wal/wal-name.ts';
+import { asDelivered, unpackDelivered, whyTooLarge, type UnpackedDelivery } from './delivered-content.ts';
 import { readFully, SourceFault } from './open-source.ts';
 import { sha256 } from './sha256.ts';
 import type { StagedFacts, StageFailure, TransformTask } from './staged.ts';
@@ -49,7 +49,7 @@ export interface Transformed {
 export async function transform(
   task: TransformTask,
   fd: number,
-  arrived: CompressionName | null,
+  arrived: boolean,
   compressor: Compressor | null,
   wantsDigests: boolean,
   into: Buffer | null = null,
@@ -58,21 +58,26 @@ export async function transform(
     return { outcome: 'invalid', reason: `${task.identity.size} bytes are more than any WAL file has` };
   }
   const size = Number(task.identity.size);
-  const asItIs = compressor === null && task.encryption === null;
+  const reason = arrived ? whyTooLarge(size, task.name, task.delivered) : null;
+  if (reason !== null) return { outcome: 'invalid', reason };
+  const asItIs = (arrived || compressor === null) && task.encryption === null;
   const content = into !== null && asItIs ? into.subarray(0, size) : bufferFor(size);
   readFully(fd, content);
-  const plain = await openCompressed(task, content, arrived);
-  if (!Buffer.isBuffer(plain)) return plain;
+  const opened = await unpack(task, content, arrived);
+  if ('outcome' in opened) return opened;
+  const { plain } = opened;
   const verdict = judge(task, plain);
   if (verdict.verdict !== 'valid') return stageFailureOf(verdict);
   const digest = wantsDigests ? sha256(plain) : null;
   // What arrives compressed is stored as it is.
   const packed =
-    compressor === null ? content : await compressor.compressTransient(content, undefined, into ?? undefined);
+    compressor === null || opened.compression !== null
+      ? content
+      : await compressor.compressTransient(content, undefined, into ?? undefined);
   const stored = task.encryption === null ? packed : await encryptGpg(packed, task.encryption);
   const facts = factsOf(verdict, {
     storedSize: stored.length,
-    compression: arrived ?? compressor?.name ?? null,
+    compression: opened.compression ?? compressor?.name ?? null,
     encryption: task.encryption === null ? null : 'gpg',
     endsInside: walKind(task.name) === 'segment' && endInside(plain) !== null,
     digests: digest === null ? null : { plain: digest, stored: stored === plain ? digest : sha256(stored) },
@@ -107,14 +112,14 @@ function judge(task: TransformTask, plain: Buffer): Verdict {
 }
 
 /** The plain bytes, or why a file that arrived compressed gives none. */
-async function openCompressed(
+async function unpack(
   task: TransformTask,
   content: Buffer,
-  arrived: CompressionName | null,
-): Promise<Buffer | StageFailure> {
-  if (arrived === null) return content;
+  arrived: boolean,
+): Promise<UnpackedDelivery | StageFailure> {
+  if (!arrived) return asDelivered(content, task.name);
   try {
-    return await decompress(content, arrived, { maxSize: MAX_SEGMENT_SIZE, custom: task.compression?.custom });
+    return await unpackDelivered(content, task.name, task.delivered);
   } catch (error) {
     if (isErrorCode(error, 'incomplete-wal')) return { outcome: 'incomplete', reason: error.message };
     if (isErrorCode(error, 'damaged')) return { outcome: 'invalid', reason: error.message };

@@ -1,3 +1,4 @@
+import type { CustomFilters } from '../compression/codec.ts';
 import type { WalHooks } from '../hooks/wal-hooks.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
@@ -6,6 +7,7 @@ import { SavePipeline } from './save-pipeline.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
+import { unpackDelivered, type DeliveredKeys, type Unpack, type UnpackedDelivery } from './delivered-content.ts';
 import type { Said } from './stored-content.ts';
 import type { TakingRules } from './taking.ts';
 
@@ -105,6 +107,10 @@ export interface StrategyParts {
   /** Asked for each file: a person may change them meanwhile. */
   readonly rules: () => Promise<TakingRules>;
   readonly nameOf: NameOf;
+  /** Bytes of this server's segments; null while they are not known. */
+  readonly segmentSize?: (() => Promise<number | null>) | undefined;
+  /** How a delivered file is opened that another is compared with; in this thread without it. */
+  readonly unpack?: Unpack | undefined;
 }
 
 /** A file on its way: claimed or not, with the place where its stored bytes are prepared. */
@@ -178,6 +184,20 @@ export abstract class WalStorageStrategy {
    */
   save(wals: AsyncIterable<WaitingWal>, options: SaveOptions = {}): AsyncGenerator<SaveResult> {
     return new SavePipeline(this, options).run(wals);
+  }
+
+  /** What a waiting file is opened with, should it have come compressed. */
+  protected async deliveredKeys(
+    wal: WaitingWal,
+    { opaque }: TakingRules,
+    custom?: CustomFilters,
+  ): Promise<DeliveredKeys> {
+    return wal.plain ? {} : { custom, opaque, segmentSize: await this.parts.segmentSize?.() };
+  }
+
+  /** Opens a file as it was delivered. */
+  protected unpack(bytes: Buffer, name: WalName, keys: DeliveredKeys): Promise<UnpackedDelivery> {
+    return this.parts.unpack?.(bytes, name) ?? unpackDelivered(bytes, name, keys);
   }
 
   /** Files that this storage can stage at the same time. */

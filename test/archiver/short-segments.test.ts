@@ -4,6 +4,7 @@ import { gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { findWal, peekWals, type FoundWal } from '../../src/archiver/wal-finder.ts';
 import { partialName, walDirectory, walName, type WalName } from '../../src/wal/wal-name.ts';
+import { Unpacker } from '../../src/storage/unpacker.ts';
 import { writeWal } from '../support/make-wal.ts';
 import { namesOf, plainOf } from '../storage/with-storage.ts';
 import { partialWal, spliced } from '../wal/partial-wal.ts';
@@ -25,6 +26,8 @@ const places: Record<string, (archiver: TestArchiver) => Promise<void>> = {
 };
 const received = spliced(wal.whole, 500_000, zeros);
 
+const unpacker = new Unpacker({ custom: undefined, segmentSize: async () => null, resident: false });
+
 /** A segment that arrives in incoming, and is archived. */
 async function store({ incoming, archive }: TestArchiver, bytes: Buffer, as: WalName = name): Promise<void> {
   await writeFile(join(incoming, as), bytes);
@@ -34,13 +37,7 @@ async function store({ incoming, archive }: TestArchiver, bytes: Buffer, as: Wal
 /** What is handed out for the full name. */
 function handedOut(archiver: TestArchiver, asPartial = false): Promise<FoundWal | null> {
   return findWal(
-    {
-      ...archiver,
-      strategy: archiver.open(),
-      checkAbsent: async () => {},
-      foreign: async () => null,
-      opaque: async () => null,
-    },
+    { ...archiver, unpacker, strategy: archiver.open(), checkAbsent: async () => {}, foreign: async () => null },
     name,
     asPartial,
   );
@@ -231,13 +228,8 @@ describe('what was delivered under the full name and stored as a partial segment
         expect(found?.name).toBe(name);
         expect(found?.plain.equals(wal.recycled)).toBe(true);
       }
-      const parts = {
-        ...archiver,
-        strategy: archiver.open(),
-        checkAbsent: async () => {},
-        foreign: async () => null,
-        opaque: async () => null,
-      };
+      const looked = { checkAbsent: async () => {}, foreign: async () => null };
+      const parts = { ...archiver, ...looked, unpacker, strategy: archiver.open() };
       expect(await peekWals(parts, name, 3, 1 << 20)).toEqual([name]);
     }));
 

@@ -1,3 +1,4 @@
+import { Unpacker } from '../../src/storage/unpacker.ts';
 import { execFileSync } from 'node:child_process';
 import { mkdir, open, rename, symlink, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -20,9 +21,9 @@ function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
       incoming,
       streaming,
       keys,
+      unpacker: new Unpacker({ custom: undefined, segmentSize: async () => null, resident: false }),
       foreign: async () => null,
       deliveries,
-      opaque: async () => null,
       checkAbsent: async () => undefined,
     };
     return body({

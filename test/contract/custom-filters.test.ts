@@ -6,6 +6,7 @@ import { findCovering } from '../../src/archiver/covering-wal.ts';
 import { newestHeader } from '../../src/archiver/identity.ts';
 import { findWal } from '../../src/archiver/wal-finder.ts';
 import type { CustomFilters } from '../../src/compression/codec.ts';
+import { Unpacker } from '../../src/storage/unpacker.ts';
 import type { ReadingKeys } from '../../src/storage/stored-content.ts';
 import type { WalFileInfo } from '../../src/wal/wal-file-info.ts';
 import { parseWalName, walName } from '../../src/wal/wal-name.ts';
@@ -74,14 +75,15 @@ async function infosOf(storage: TestStorage): Promise<WalFileInfo[]> {
 
 function finderOf(storage: TestStorage): Parameters<typeof findWal>[0] {
   const { incoming, streaming, keys } = storage;
+  const unpacker = new Unpacker({ custom: keys.custom, segmentSize: async () => null, resident: false });
   return {
     strategy: storage.open(),
     incoming,
     streaming,
     keys,
     deliveries: { of: async () => [] },
+    unpacker,
     foreign: async () => null,
-    opaque: async () => null,
     checkAbsent: async () => {},
   };
 }

@@ -22,7 +22,7 @@ export const LINGER_MS = 5_000;
 export const MAX_CONNECTIONS = 256;
 export const MAX_BODY_SIZE = MAX_DELIVERED_SIZE;
 /** Delivered files, each of which is in memory then, plain and as it came. */
-export const JUDGED_AT_A_TIME: TurnLimits = { each: 2, together: 4, waiting: 32 };
+export const JUDGED_AT_A_TIME: TurnLimits = { each: 1, together: 2, waiting: 32 };
 /** Requests that look whether a server's directories are there. Each keeps a thread of ours busy while its file system hangs. */
 export const LET_IN_AT_A_TIME: TurnLimits = { each: 2, together: Infinity, waiting: 32 };
 /** Requests that look for a file. The same goes for them. */

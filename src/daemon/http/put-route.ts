@@ -2,7 +2,6 @@ import { join } from 'node:path';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { depositWal, verifyDelivery, type Deposited } from '../../archiver/deposit.ts';
 import { receiveFile, type ReceivedFile } from '../../archiver/receive-file.ts';
-import { readDelivered } from '../../durable/delivered-file.ts';
 import { unlinkIfThere } from '../../durable/durable-file.ts';
 import { isErrorCode } from '../../errors.ts';
 import { depositParts } from '../../server-wal.ts';
@@ -129,7 +128,7 @@ async function receive(
 
 async function deposit(server: Server, name: WalName, temporary: string, checked: boolean): Promise<Deposited> {
   const parts = depositParts(server);
-  await verifyDelivery(parts, name, await readDelivered(temporary));
+  await verifyDelivery(parts, name, temporary);
   // Without hard links, nothing else keeps one from taking the place of another.
   return oneByOne(join(parts.incoming, name), () => depositWal(parts, name, temporary, { checked }));
 }

@@ -22,7 +22,7 @@ export interface Compared {
   readonly name: WalName;
   /** SHA-256 of its plain bytes. */
   readonly digest: string;
-  /** The bytes as they arrived, null when they are no more. Only asked for where the digest doesn't decide. */
+  /** Its plain bytes, null when it is no more. Only asked for where the digest doesn't decide. */
   readonly incoming: () => Promise<Buffer | null>;
   /** See `CompareOptions`. */
   readonly asShort?: boolean | undefined;
