@@ -41,6 +41,14 @@ export function contradictions(server: CheckedServer): readonly ConfigProblem[] 
       report('compression', 'compression = custom needs custom_decompression_filter');
     }
   }
+  const magic = options.custom_compression_magic;
+  if (magic !== null && beginsLikeWal(magic)) {
+    report(
+      'custom_compression_magic',
+      `custom_compression_magic = 0x${Buffer.from(magic).toString('hex')} is how WAL itself begins, so that nothing tells a plain file from a compressed one: ` +
+        'set it to what custom_compression_filter writes first, or remove it',
+    );
+  }
   const level = server.resolved.get('compression_level');
   // A level in [barman] is meant for the servers whose algorithm has one.
   if (options.compression === 'snappy' && isSet(level) && level?.section !== GLOBAL_SECTION) {
@@ -68,6 +76,12 @@ export function contradictions(server: CheckedServer): readonly ConfigProblem[] 
     }
   }
   return problems;
+}
+
+/** The magic number of a WAL page, in either byte order; that of PostgreSQL 10 and all since (access/xlog_internal.h). */
+function beginsLikeWal([first, second]: Uint8Array): boolean {
+  const high = [0xd0, 0xd1];
+  return second !== undefined && (high.includes(second) || (first !== undefined && high.includes(first)));
 }
 
 const DIRECTORIES = [

@@ -160,6 +160,13 @@ describe('a contradiction', () => {
         'compression = custom needs custom_decompression_filter',
       ],
     ],
+    [
+      'custom_compression_magic = 0x10d1\n',
+      [
+        'custom_compression_magic = 0x10d1 is how WAL itself begins, so that nothing tells a plain file from a compressed one: ' +
+          'set it to what custom_compression_filter writes first, or remove it',
+      ],
+    ],
     ['compression = snappy\ncompression_level = 3\n', ['compression = snappy has no levels: remove compression_level']],
     ['encryption = gpg\n', ['encryption = gpg needs encryption_key_id']],
     [
