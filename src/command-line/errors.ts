@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { ResolveOptions } from '../commands/errors.ts';
 import type { Execute } from './execution.ts';
 
-/** `errors list | explain | resolve`. */
+/** `errors list | explain | retry | resolve`. */
 export function addErrors(program: Command, execute: Execute): void {
   const errors = program
     .command('errors')
@@ -24,6 +24,17 @@ export function addErrors(program: Command, execute: Execute): void {
     .action(async (name: string, file: string | undefined, _options, self: Command) =>
       execute(self, {
         run: async (context) => (await import('../commands/errors.ts')).explainErrors(context, name, file),
+      }),
+    );
+  errors
+    .command('retry')
+    .description('have files in errors archived that are understood by now, after an upgrade or a corrected option')
+    .option('--all', 'all files in errors')
+    .argument('<server>', 'name of a server')
+    .argument('[file]', 'one file')
+    .action(async (name: string, file: string | undefined, options: { all?: boolean }, self: Command) =>
+      execute(self, {
+        run: async (context) => (await import('../commands/retry-errors.ts')).retryErrors(context, name, file, options),
       }),
     );
   errors

@@ -16,12 +16,13 @@ import type { Judgement } from '../wal/judge-copies.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
 import { acceptConnectedIdentity } from './accept-identity.ts';
+import { asOnlyCopy } from './only-copy.ts';
 import { takeFileAsItIs, takeRefusedAsItIs } from './as-it-is.ts';
 import { judgeArchived, replaceArchived } from './replace-archived.ts';
 import { count, type CommandContext, type Report } from './command.ts';
 
 /** What a file in errors turns out to be, compared with the archive. */
-type Finding =
+export type Finding =
   | { readonly state: 'identical'; readonly wal: WalName; readonly text: string }
   /** `advice`: what to do instead of archiving it unasked. */
   | { readonly state: 'archivable'; readonly wal: WalName; readonly text: string; readonly advice?: string }
@@ -32,6 +33,8 @@ type Finding =
   | { readonly state: 'foreign'; readonly wal: WalName; readonly header: LongPageHeader; readonly text: string }
   /** The archived copy is damaged, or ends where this one goes on. */
   | { readonly state: 'replaceable'; readonly wal: ParsedWalName; readonly text: string }
+  /** Not understood, though it has the name and the size of this server's WAL, and not archived. */
+  | { readonly state: 'only-copy'; readonly wal: WalName; readonly text: string; readonly advice: string }
   | { readonly state: 'different' | 'unusable'; readonly text: string; readonly advice?: string };
 
 type State = Finding['state'];
@@ -46,7 +49,7 @@ export interface ResolveOptions {
   readonly force?: boolean;
 }
 
-const ADVICE: Record<State, string> = {
+const ADVICE: Record<Exclude<State, 'only-copy'>, string> = {
   identical: 'the archive has the same content: resolve drops this copy',
   superfluous: 'the archive has all that it holds: resolve drops it',
   archivable: 'it is valid and not archived: resolve archives it again',
@@ -77,7 +80,8 @@ const ADVICE_BY_JUDGEMENT: Partial<Record<Judgement['result'], string>> = {
   unclear: CAN_NOT_TELL,
 };
 
-function adviceOf(finding: Finding): string {
+export function adviceOf(finding: Finding): string {
+  if (finding.state === 'only-copy') return finding.advice;
   return ('advice' in finding ? finding.advice : undefined) ?? ADVICE[finding.state];
 }
 
@@ -106,7 +110,7 @@ export async function explainErrors(context: CommandContext, name: string, file:
     explained.push({ file: chosen, finding: await examine(server, chosen) });
   const text = explained.map(
     ({ file: { entry, reason }, finding }) =>
-      `${JSON.stringify(entry)}\n` +
+      `${JSON.stringify(entry)}${finding.state === 'only-copy' ? `: the only copy of ${finding.wal} that walwarden knows of, keep it` : ''}\n` +
       (reason === null ? '' : `\tmoved here because ${reason}\n`) +
       `\tnow: ${finding.text}\n\tadvice: ${adviceOf(finding)}\n`,
   );
@@ -174,7 +178,8 @@ async function isThere(server: Server, file: string): Promise<boolean> {
   return (await server.errors.list()).some(({ entry }) => entry === file);
 }
 
-async function choose(server: Server, file: string | undefined): Promise<ErrorFile[]> {
+/** The files in errors, or the one of that name. */
+export async function choose(server: Server, file: string | undefined): Promise<ErrorFile[]> {
   const files = await server.errors.list();
   if (file === undefined) return files;
   const chosen = files.filter(({ entry }) => entry === file);
@@ -186,7 +191,12 @@ async function choose(server: Server, file: string | undefined): Promise<ErrorFi
   return chosen;
 }
 
-async function examine(server: Server, file: ErrorFile): Promise<Finding> {
+export async function examine(server: Server, file: ErrorFile): Promise<Finding> {
+  const finding = await compareWithArchive(server, file);
+  return finding.state === 'unusable' ? ((await asOnlyCopy(server, file, finding.text)) ?? finding) : finding;
+}
+
+async function compareWithArchive(server: Server, file: ErrorFile): Promise<Finding> {
   const path = server.errors.pathOf(file);
   const parsed = parseWalName(file.name);
   if (parsed === undefined)
@@ -303,7 +313,7 @@ async function difference(
   }
 }
 
-async function resolve(
+export async function resolve(
   server: Server,
   file: ErrorFile,
   finding: Finding,
@@ -345,6 +355,7 @@ async function resolve(
       return archiveAgain(server, file, finding.wal);
     }
     case 'replaceable':
+    case 'only-copy':
     case 'different':
     case 'unusable':
       break;
