@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { sha256 } from '../../src/storage/sha256.ts';
 import { writeConfig } from '../support/cli.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
+import { until } from '../support/poll.ts';
 import { catalogueLines, json, namesIn, withServer, type ServerOptions, type TestServer } from './with-server.ts';
 
 const STREAMING: ServerOptions = {
@@ -124,6 +125,28 @@ describe('errors retry', () => {
       expect(retried.status, retried.stderr).toBe(0);
       expect(await server.cli(['-q', 'archive-wal', 'main'], { config })).toMatchObject({ status: 0 });
       expect(sha256((await server.cli(['get-wal', 'main', first.name], { config })).bytes)).toBe(sha256(first.bytes));
+      expect(await namesIn(server.errors)).toEqual([]);
+    }));
+
+  test('takes encrypted headers once they are not verified any more, to the end', () =>
+    withServer({}, async (server) => {
+      const encrypted = Buffer.from(first.bytes.map((byte) => byte ^ 0x5a));
+      await writeFile(join(server.incoming, first.name), encrypted);
+      expect((await server.cli(['archive-wal', 'main'])).status).toBe(1);
+      const [entry = ''] = await namesIn(server.errors);
+      const { stdout } = await server.cli(['errors', 'explain', 'main']);
+      expect(stdout.split('\n')[0]).toContain('the only copy');
+      expect(stdout).toContain('verify_wal_header = off');
+      const config = await writeConfig(server.home, {
+        servers: { main: { verify_wal_header: 'off', wal_segment_size: '1MB', incomplete_wal_timeout: 1 } },
+      });
+      const retried = await server.cli(['errors', 'retry', 'main', entry], { config });
+      expect(retried.status, retried.stdout + retried.stderr).toBe(0);
+      await until('the file to be archived, once it has not changed for a second', async () => {
+        await server.cli(['-q', 'archive-wal', 'main'], { config });
+        return (await named(server)).includes(first.name);
+      });
+      expect(sha256((await server.cli(['get-wal', 'main', first.name], { config })).bytes)).toBe(sha256(encrypted));
       expect(await namesIn(server.errors)).toEqual([]);
     }));
 
