@@ -1,6 +1,7 @@
 import type { CompressionName, CustomFilters } from '../compression/codec.ts';
 import { decompress, decompressStart, formatsOf } from '../compression/codecs.ts';
 import { WalwardenError } from '../errors.ts';
+import { collectGarbage } from './collect-garbage.ts';
 import { decodeLongPageHeader, LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeContent, judgeSegment, MAX_TEXT_FILE_SIZE, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
@@ -62,6 +63,8 @@ export async function unpackDelivered(bytes: Buffer, name: WalName, keys: Delive
       if (!(error instanceof WalwardenError)) throw error;
       problem ??= error;
     }
+    // What came out so far is of no use, and whoever sends it sends more.
+    collectGarbage(mostBytes(name, keys));
   }
   if (untouched.verdict.verdict === 'valid') return untouched;
   if (problem !== null) throw problem;
