@@ -3,6 +3,7 @@ import { WalwardenError } from '../errors.ts';
 import { LITTLE_PATIENCE } from '../server-settings.ts';
 import { listNow } from '../server-listing.ts';
 import { acknowledgeGap, gapsOf } from '../server-gaps.ts';
+import { oddSizesOf, withEmptyFiles } from '../server-sizes.ts';
 import { openServer } from '../server.ts';
 import { whatHealsMissing } from '../health/listing-check.ts';
 import { oneLine, formatTime } from '../words.ts';
@@ -20,6 +21,9 @@ export interface ListWalsOptions {
   readonly reason?: string;
 }
 
+/** Files of another size that are told by name. */
+const MOST_TOLD = 20;
+
 const DEFAULT_SEGMENT_SIZE = 16 * 1024 * 1024;
 
 /** `list-wals SERVER`: what the catalogue knows, by timeline. With `gaps`, exit status 1 tells that something is missing. */
@@ -35,13 +39,20 @@ export async function listWals(context: CommandContext, name: string, options: L
     const first = `line ${line}: ${JSON.stringify(text.slice(0, 80))}`;
     damage = { lines: damage.lines + 1, text: damage.lines === 0 ? first : damage.text };
   };
-  const summaries = await summariseWals(server.catalogue.readBatches(onProblem), segmentSize);
+  const odd = await oddSizesOf(server);
+  const summaries = await summariseWals(withEmptyFiles(server.catalogue.readBatches(onProblem), odd), segmentSize);
   const found = await gapsOf(server, summaries, segmentSize);
   const all = summaries.map((summary) => ({ ...summary, gaps: found.get(summary.timeline) ?? [] }));
   if (damage.lines > 0) {
     context.logger.error(
       { server: name, lines: damage.lines },
       `the catalogue has ${count(damage.lines, 'damaged line')}, the first is ${damage.text}; walwarden rebuild-xlogdb ${name} makes it anew`,
+    );
+  }
+  for (const { name: wal, stored, listed } of odd.slice(0, MOST_TOLD)) {
+    context.logger.error(
+      { server: name, wal, stored, listed },
+      `${wal} is stored with ${stored} bytes, and its line says ${listed}: is it damaged? walwarden errors explain ${name} tells when a good copy is delivered again; when it is not, walwarden rebuild-xlogdb ${name} corrects the line`,
     );
   }
   const timelines = all.filter(({ timeline }) => options.timeline === undefined || timeline === options.timeline);
@@ -57,13 +68,17 @@ export async function listWals(context: CommandContext, name: string, options: L
   if (options.gaps === true) {
     const text = gaps.length === 0 ? `Server ${name}: no gaps\n` : gaps.map((gap) => `${formatGap(gap)}\n`).join('');
     const open = gaps.filter(({ acknowledged }) => acknowledged === undefined);
-    return { text, json: { server: name, segmentSize, gaps }, exitCode: open.length + damage.lines === 0 ? 0 : 1 };
+    return {
+      text,
+      json: { server: name, segmentSize, gaps },
+      exitCode: open.length + damage.lines + odd.length === 0 ? 0 : 1,
+    };
   }
   const text =
     timelines.length === 0
       ? `Server ${name}: nothing archived${options.timeline === undefined ? '' : ` of timeline ${options.timeline}`} yet\n`
       : `Server ${name}, segments of ${formatBytes(segmentSize)}:\n${timelines.map(formatTimeline).join('')}`;
-  return { text, json, exitCode: damage.lines === 0 ? 0 : 1 };
+  return { text, json, exitCode: damage.lines + odd.length === 0 ? 0 : 1 };
 }
 
 function formatTimeline(summary: Omit<TimelineSummary, 'gaps'> & { readonly gaps: readonly Gap[] }): string {

@@ -16,6 +16,13 @@ export async function rebuildXlogdb(context: CommandContext, name: string): Prom
   const startedAt = Date.now();
   async function* counted(): AsyncGenerator<WalFileInfo> {
     for await (const info of server.strategy.list()) {
+      if (info.size === 0) {
+        context.logger.error(
+          { server: name, wal: info.name },
+          `${server.strategy.getFullPath(info.name)} is empty, and gets no line: have ${info.name} delivered again, then walwarden errors explain ${name}`,
+        );
+        continue;
+      }
       files += 1;
       bytes += info.size;
       yield info;

@@ -8,6 +8,11 @@ export interface ListingFacts {
   readonly files: number;
   readonly missing: { readonly count: number; readonly first: readonly WalName[] };
   readonly unlisted: { readonly count: number };
+  /** Stored files whose size is not that of their line, or 0. */
+  readonly oddSizes?: {
+    readonly count: number;
+    readonly first: readonly { readonly name: WalName; readonly stored: number }[];
+  };
 }
 
 /** What was seen of some stored files at this moment. */
@@ -64,6 +69,13 @@ export function checkListing(facts: ListingCheck, now: number): CheckResult {
     const missing = Math.max(lost, names.length);
     const more = missing > names.length ? `, … (${listed})` : ` (${listed})`;
     const hint = `${count(missing, 'file')} of the catalogue ${missing === 1 ? 'is' : 'are'} not stored: ${names.join(', ')}${more}: ${whatHealsMissing(server)}`;
+    return { check, ok: false, hint };
+  }
+  const odd = listing?.oddSizes;
+  if (odd !== undefined && odd.count > 0) {
+    const first = odd.first.slice(0, 3).map(({ name, stored }) => `${name} (${stored} bytes)`);
+    const more = odd.count > first.length ? ', …' : '';
+    const hint = `${count(odd.count, 'stored file')} of another size than the catalogue says: ${first.join(', ')}${more} (${listed}): have a good copy delivered again, then walwarden errors explain ${server}; walwarden list-wals --stored ${server} looks again`;
     return { check, ok: false, hint };
   }
   const unlisted =

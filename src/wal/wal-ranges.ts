@@ -129,6 +129,8 @@ function count(tally: Tally, info: WalFileInfo, perLog: number): void {
       tally.histories += 1;
       break;
     case 'segment': {
+      // An empty file holds no WAL, whatever its name.
+      if (info.size === 0) break;
       const segment = hex(info.name, 16);
       if (segment >= perLog) tally.misfits += 1;
       else if (insert(tally.runs, hex(info.name, 8) * perLog + segment)) tally.segments += 1;

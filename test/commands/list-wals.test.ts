@@ -1,4 +1,4 @@
-import { appendFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
@@ -13,7 +13,8 @@ async function catalogue(server: TestServer, lines: readonly string[]): Promise<
   await writeFile(join(server.wals, 'main-xlog.db'), lines.map((line) => `${line}\n`).join(''));
   // The segment size is read from one of the newest archived segments.
   const wal = makeWal({ timeline: 2, segment: 9 });
-  await placeStored(server, wal.name, wal.bytes);
+  // As many bytes as its line says.
+  await placeStored(server, wal.name, wal.bytes.subarray(0, 100));
 }
 
 const line = (wal: string, size = 100, compression = 'zstd', encryption = 'None'): string =>
@@ -157,7 +158,7 @@ test('knows the segment size of the archive, so that the log boundary is no gap'
 test('tells of damaged lines, by line number, and is 1; an unended last one may just be written', () =>
   withServer({}, async (server) => {
     await catalogue(server, [line(name(1)), line(name(2))]);
-    await placeStored(server, walName(name(1)), makeWal({ segment: 1 }).bytes);
+    await placeStored(server, walName(name(1)), makeWal({ segment: 1 }).bytes.subarray(0, 100));
     await appendFile(join(server.wals, 'main-xlog.db'), `${name(3)}\t10`);
     const unended = await server.cli(['list-wals', 'main']);
     expect(unended).toMatchObject({ status: 0, stderr: '' });
@@ -223,4 +224,36 @@ test('a home of Barman is listed as it is, without a byte being changed', () =>
     const before = await readFile(join(server.wals, 'main-xlog.db'));
     expect((await server.cli(['list-wals', 'main'])).status).toBe(0);
     expect((await readFile(join(server.wals, 'main-xlog.db'))).equals(before)).toBe(true);
+  }));
+
+test('a stored file that is empty is no segment, and one of another size than its line is told', () =>
+  withServer({}, async (server) => {
+    for (const segment of [1, 2, 3, 4]) await writeWal(server.incoming, { segment });
+    expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
+    expect(await server.cli(['list-wals', 'main'])).toMatchObject({ status: 0, stderr: '' });
+    const path = (segment: number): string => join(server.wals, name(segment).slice(0, 16), name(segment));
+    await truncate(path(2), 0);
+    await truncate(path(3), 70_000);
+    const listed = await server.cli(['list-wals', 'main']);
+    expect(listed.status).toBe(1);
+    expect(listed.stdout).toContain(`MISSING ${name(2)}\n`);
+    expect(listed.stdout).toContain('Timeline 1: 3 segments');
+    expect(listed.stderr).toContain(`${name(2)} is stored with 0 bytes, and its line says 1048576`);
+    expect(listed.stderr).toContain(`${name(3)} is stored with 70000 bytes, and its line says 1048576`);
+    expect(await server.cli(['list-wals', '--gaps', 'main'])).toMatchObject({ status: 1, stdout: `${name(2)}\n` });
+    // check goes by the last listing.
+    await server.cli(['list-wals', '--stored', 'main']);
+    expect((await server.cli(['check', 'main'])).stdout).toMatch(
+      /archived files: FAILED \(2 stored files of another size than the catalogue says: 0{7}10{15}2 \(0 bytes\), 0{7}10{15}3 \(70000 bytes\)/,
+    );
+    const rebuilt = await server.cli(['rebuild-xlogdb', 'main']);
+    expect(rebuilt.stderr).toContain(`${path(2)} is empty, and gets no line`);
+    const lines = (await readFile(join(server.wals, 'main-xlog.db'), 'utf8')).split('\n');
+    expect(lines.map((text) => text.split('\t').slice(0, 2).join(' '))).toEqual([
+      `${name(1)} 1048576`,
+      `${name(3)} 70000`,
+      `${name(4)} 1048576`,
+      '',
+    ]);
+    expect(await server.cli(['list-wals', '--gaps', 'main'])).toMatchObject({ status: 1, stdout: `${name(2)}\n` });
   }));
