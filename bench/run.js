@@ -1,4 +1,4 @@
-// npm run bench -- [--only archive,get,s3,backlog,startup,catalogue,rpo,daemon] [--codecs zstd,lz4,gzip,none] [--runs N]
+// npm run bench -- [--only archive,pages,get,s3,backlog,startup,catalogue,rpo,daemon] [--codecs zstd,lz4,gzip,none] [--runs N]
 //                  [--segments N] [--files N] [--lines N] [--json FILE]
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
@@ -11,13 +11,14 @@ import { benchCatalogue } from './catalogue.js';
 import { makeCorpus } from './corpus.js';
 import { benchDaemon } from './daemon.js';
 import { benchGet, benchStartup } from './fetch.js';
+import { benchPages } from './pages.js';
 import { benchRpo } from './rpo.js';
 import { benchS3 } from './s3.js';
 import { CLI, ROOT, say } from './system.js';
 
 /** @typedef {import('./contenders.js').Codec} Codec */
 
-const PARTS = ['archive', 'get', 's3', 'backlog', 'startup', 'catalogue', 'rpo', 'daemon'];
+const PARTS = ['archive', 'pages', 'get', 's3', 'backlog', 'startup', 'catalogue', 'rpo', 'daemon'];
 /** @type {Codec[]} */
 const CODECS = ['zstd', 'lz4', 'gzip', 'none'];
 
@@ -52,6 +53,7 @@ console.log(`${machine.cpus}, Node ${machine.node}, ${machine.corpus}; ${runs} r
 /** @type {Record<string, unknown>} */
 const results = {};
 if (parts.includes('archive')) results['archive'] = await benchArchive(corpus, { runs, codecs });
+if (parts.includes('pages')) results['pages'] = await benchPages(corpus, { runs, codecs });
 if (parts.includes('get')) results['get'] = await benchGet(corpus, { runs });
 if (parts.includes('s3')) results['s3'] = await benchS3(corpus, { runs, codecs });
 if (parts.includes('backlog')) results['backlog'] = await benchBacklog(corpus, { files: count('files', values.files) });

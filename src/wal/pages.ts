@@ -1,3 +1,4 @@
+import { endianness } from 'node:os';
 import { hexOfMagic, isBlockSize, type LongPageHeader } from './page-header.ts';
 
 /** Where a segment breaks the rule that its pages are its own up to the end of its WAL, and from there on not any more. */
@@ -17,6 +18,8 @@ export interface PagesOfSegment {
   /** The first page behind that row, when a page further on is of this segment again: something is missing between. Null for a whole segment. */
   readonly broken: BrokenPage | null;
 }
+
+const HOST_IS_LITTLE_ENDIAN = endianness() === 'LE';
 
 // access/xlog_internal.h, XLogPageHeaderData.
 const TIMELINE_AT = 4;
@@ -81,6 +84,8 @@ export class PageReader {
     const { blockSize } = this.#header;
     if (this.#broken !== null) return;
     for (let page = at === 0 ? blockSize : 0; page < piece.length; page += blockSize) {
+      if (this.#missing === null) page = this.#skipOwn(piece, page, at);
+      if (page >= piece.length) return;
       const offset = at + page;
       if (this.#isOwn(piece, page, offset)) {
         if (this.#missing !== null) {
@@ -91,6 +96,22 @@ export class PageReader {
         this.#end = offset + blockSize;
       } else this.#missing ??= this.#describe(piece, page, offset);
     }
+  }
+
+  /** The next page that is not, at a glance, one of this segment and of the same timeline as the one before it. Nearly all of them are. */
+  #skipOwn(piece: Buffer, from: number, at: number): number {
+    if (!this.#header.littleEndian || !HOST_IS_LITTLE_ENDIAN || piece.byteOffset % 4 !== 0) return from;
+    const words = new Uint32Array(piece.buffer, piece.byteOffset, Math.floor(piece.length / 4));
+    const { blockSize } = this.#header;
+    const [magic, timeline, upper, lower] = [this.#magic, this.#timeline, this.#upper, this.#lower + at];
+    let page = from;
+    for (; page < piece.length; page += blockSize) {
+      const word = page / 4;
+      if (((words[word] ?? 0) & 0xffff) !== magic || words[word + 1] !== timeline) break;
+      if (words[word + 2] !== lower + page || words[word + 3] !== upper) break;
+    }
+    if (page > from) this.#end = at + page;
+    return page;
   }
 
   get result(): PagesOfSegment {
