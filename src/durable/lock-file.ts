@@ -57,7 +57,7 @@ const PROBE_MS = 500;
  * The pid is an old one where the holder has not written its own yet, and
  * another process's where it counts in another pid namespace: see {@link hasOpen}.
  */
-export async function lockOwner(path: string): Promise<number | null> {
+export async function lockOwner(path: string, waitMs = PROBE_MS): Promise<number | null> {
   let handle: FileHandle;
   try {
     handle = await open(path, constants.O_RDWR);
@@ -66,7 +66,7 @@ export async function lockOwner(path: string): Promise<number | null> {
     throw lockError(path, error);
   }
   try {
-    if (await take(handle, path, { waitMs: PROBE_MS })) return null;
+    if (await take(handle, path, { waitMs })) return null;
     return (await readOwner(handle)) ?? 0;
   } finally {
     await handle.close();

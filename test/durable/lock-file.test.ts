@@ -129,8 +129,9 @@ test('whoever only looks is no owner: another who looks, and one who wants the l
     // Its pid stays in the file; and we have that open ourselves when we look.
     await (await acquireLock(path))[Symbol.asyncDispose]();
     for (const ask of [
-      () => lockOwner(path),
-      () => acquireLock(path, { waitMs: 10_000 }).then((lock) => lock[Symbol.asyncDispose]()),
+      // As long as it takes a busy machine to show us that it waits.
+      () => lockOwner(path, 60_000),
+      () => acquireLock(path, { waitMs: 60_000 }).then((lock) => lock[Symbol.asyncDispose]()),
     ]) {
       await withProbe(path, async (letGo) => {
         const answer = ask();
