@@ -13,6 +13,7 @@ import { exitStatusForDoubt } from './commands/doubt.ts';
 import { formatPlace } from './config/config.ts';
 import { loadConfig } from './config/load.ts';
 import { errnoOf, messageOf, WalwardenError, type ErrorCode } from './errors.ts';
+import { foreignHome } from './home.ts';
 import { endSurely } from './last-resort.ts';
 import { createLogger, type Logger } from './logging.ts';
 import { ownVersion } from './version.ts';
@@ -62,9 +63,14 @@ async function executeCommand(globals: GlobalOptions, execution: Execution): Pro
   /** Where errors are logged; on stderr they are said anyway. */
   let errorLog: Logger | null = null;
   try {
-    const config = await loadConfig(globals.config);
-    const { log_file, log_level } = config.global.options;
-    const file = detached ? (await import('./commands/detached.ts')).detachedLogFile(config) : log_file;
+    const loaded = await loadConfig(globals.config);
+    const { barman_home, log_file, log_level } = loaded.global.options;
+    const foreign = await foreignHome(barman_home);
+    if (foreign !== null && execution.home === 'writes') throw foreign;
+    const config = foreign === null ? loaded : { ...loaded, readOnly: true };
+    // A log that root makes is root's.
+    const file =
+      foreign !== null ? null : detached ? (await import('./commands/detached.ts')).detachedLogFile(config) : log_file;
     const terse = execution.calledByPostgres === true || execution.calledByCron === true;
     const usual = terse && file === null ? 'warn' : log_level;
     const asked = globals.logLevel ?? (globals.debug === true ? 'DEBUG' : null);
@@ -209,6 +215,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .argument('<server...>', 'names of servers, or all')
     .action(async (names: string[], _options, self: Command) =>
       execute(self, {
+        home: 'writes',
         run: async (context) => (await import('./commands/archive-wal.ts')).archiveWal(context, names),
       }),
     );
@@ -218,6 +225,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .argument('<server>', 'name of a server')
     .action(async (name: string, options: { test?: boolean }, self: Command) =>
       execute(self, {
+        home: options.test === true ? 'reads' : 'writes',
         calledByPostgres: true,
         run: async (context) => (await import('./commands/put-wal.ts')).putWal(context, name, options),
       }),
@@ -232,6 +240,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .argument('<server...>', 'names of servers, or all')
     .action(async (names: string[], options: { nagios?: boolean }, self: Command) =>
       execute(self, {
+        home: 'reads',
         run: async (context) => (await import('./commands/check.ts')).check(context, names, options),
         ...(options.nagios === true
           ? { report: async (error) => (await import('./commands/check.ts')).nagiosFailure(error) }
@@ -242,20 +251,24 @@ function buildProgram(execute: Execute, json: boolean): Command {
   command('status', 'what is known of a server right now: PostgreSQL, its archivers, the archive')
     .argument('<server...>', 'names of servers, or all')
     .action(async (names: string[], _options, self: Command) =>
-      execute(self, { run: async (context) => (await import('./commands/status.ts')).status(context, names) }),
+      execute(self, {
+        home: 'reads',
+        run: async (context) => (await import('./commands/status.ts')).status(context, names),
+      }),
     );
 
   command(
     'daemon',
     'archive what arrives, receive what is streamed, and serve HTTP, for all active servers, until stopped',
   ).action(async (_options, self: Command) =>
-    execute(self, { run: async (context) => (await import('./commands/daemon.ts')).daemon(context) }),
+    execute(self, { home: 'writes', run: async (context) => (await import('./commands/daemon.ts')).daemon(context) }),
   );
 
   command('cron', 'start archive-wal and receive-wal in the background for every active server, and return at once')
     .option('--keep-descriptors', 'let them write to our stdout and stderr (a container’s log)')
     .action(async (options: { keepDescriptors?: boolean }, self: Command) =>
       execute(self, {
+        home: 'writes',
         calledByCron: true,
         run: async (context) => (await import('./commands/cron.ts')).cron(context, options),
       }),
@@ -273,6 +286,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .action(
       async (names: string[], options: { force?: boolean; archive?: boolean; archiveTimeout: number }, self: Command) =>
         execute(self, {
+          home: 'writes',
           run: async (context) => (await import('./commands/switch-wal.ts')).switchWalCommand(context, names, options),
         }),
     );
@@ -290,6 +304,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .argument('<server...>', 'names of servers, or all')
     .action(async (names: string[], options: ReplicationStatusOptions, self: Command) =>
       execute(self, {
+        home: 'reads',
         run: async (context) =>
           (await import('./commands/replication-status.ts')).replicationStatus(context, names, options),
       }),
@@ -298,7 +313,10 @@ function buildProgram(execute: Execute, json: boolean): Command {
   command('list-servers', 'the configured servers')
     .alias('list-server')
     .action(async (_options, self: Command) =>
-      execute(self, { run: async ({ config }) => (await import('./commands/list-servers.ts')).listServers(config) }),
+      execute(self, {
+        home: 'reads',
+        run: async ({ config }) => (await import('./commands/list-servers.ts')).listServers(config),
+      }),
     );
 
   command('show-servers', 'the configuration in effect, and where each value comes from')
@@ -306,6 +324,7 @@ function buildProgram(execute: Execute, json: boolean): Command {
     .argument('<server...>', 'names of servers, or all')
     .action(async (names: string[], _options, self: Command) =>
       execute(self, {
+        home: 'reads',
         run: async ({ config }) => (await import('./commands/show-servers.ts')).showServers(config, names),
       }),
     );

@@ -1,6 +1,5 @@
 import { constants, type Stats } from 'node:fs';
 import { access, lstat, open, readdir, readFile, stat, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
 import { readIdentity } from './archiver/identity.ts';
 import { listWaiting } from './archiver/waiting-directory.ts';
 import { OUT_OF_RESOURCES } from './durable/durable-file.ts';
@@ -15,24 +14,25 @@ import type { ServerConfig } from './config/config.ts';
 import { isS3Location } from './config/values.ts';
 import { localArchiveOf } from './server-settings.ts';
 import type { Server } from './server.ts';
-import { claimPath } from './storage/claim.ts';
+import { placesOf } from './storage/claim.ts';
 import { isWalName, walKind, type WalName } from './wal/wal-name.ts';
 import { explain, formatBytes, formatSpan } from './words.ts';
 
 // What `check` and `status` look at on our own machine. Reading only, but for directories that are missing.
 
-/** The files in incoming or streaming; one directory read, whatever waits there, and a look at the first of them. */
+/** The files in incoming or streaming, claimed ones included; their names are read, whatever waits there, and a look at the first of them. */
 export async function queueFacts(
   directory: string,
+  claims: string,
   kind: 'incoming' | 'streaming',
   now = Date.now(),
 ): Promise<QueueFacts> {
-  const { names, unknown } = await listWaiting(directory);
+  const { names, unknown } = await listWaiting(directory, claims);
   const files = names.length + unknown.length;
   const streaming = kind === 'streaming';
   const staying = streaming ? stayingInStreaming(names) : new Set<WalName>();
   const waiting = names.filter((name) => !staying.has(name));
-  const { first, unreadable } = await lookAtFirst(directory, waiting, now);
+  const { first, unreadable } = await lookAtFirst({ directory, claims }, waiting, now);
   return {
     kind,
     directory,
@@ -70,13 +70,13 @@ const LOOKED_AT = 10;
 const FRESH_MS = 60_000;
 
 async function lookAtFirst(
-  directory: string,
+  { directory, claims }: { readonly directory: string; readonly claims: string },
   names: readonly WalName[],
   now: number,
 ): Promise<Pick<QueueFacts, 'first' | 'unreadable'>> {
   const found: Arrival[] = [];
   for (const name of names) {
-    const arrival = await arrivalOf(directory, name);
+    const arrival = await arrivalOf(directory, claims, name);
     if (arrival !== null && found.push(arrival) === LOOKED_AT) break;
   }
   const refused: { readonly arrival: Arrival; readonly errno: string }[] = [];
@@ -109,9 +109,8 @@ interface Arrival {
 }
 
 /** Null when it was archived meanwhile. */
-async function arrivalOf(directory: string, name: WalName): Promise<Arrival | null> {
-  const direct = join(directory, name);
-  for (const path of [direct, claimPath(direct, name)]) {
+async function arrivalOf(directory: string, claims: string, name: WalName): Promise<Arrival | null> {
+  for (const path of placesOf(directory, claims, name)) {
     try {
       const found = await lstat(path);
       return { name, path, arrived: found.ctimeMs, stat: found };

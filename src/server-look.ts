@@ -1,4 +1,5 @@
 import { fileArchivalStatus, whyNothingIsDelivered } from './archiver/file-archival-health.ts';
+import { claimDirectories } from './storage/claim.ts';
 import {
   fetchStreamingStatus,
   whyNothingIsReceived,
@@ -51,7 +52,9 @@ export class Look {
   queue(kind: 'incoming' | 'streaming'): Promise<QueueFacts> {
     const known = this.#queues.get(kind);
     if (known !== undefined) return known;
-    const facts = queueFacts(this.server.config.options[`${kind}_wals_directory`], kind, this.now);
+    const { options } = this.server.config;
+    const claims = claimDirectories(options.backup_directory)[kind];
+    const facts = queueFacts(options[`${kind}_wals_directory`], claims, kind, this.now);
     this.#queues.set(kind, facts);
     return facts;
   }

@@ -54,6 +54,11 @@ export function createStrategy(
           { server: name },
           `the file system of ${directory} has no hard links; publishing by rename instead`,
         ),
+      onNoClaims: (directory) =>
+        logger.warn(
+          { server: name },
+          `others may write into ${directory} or its .claimed, so WAL is copied into the archive instead of linked: chmod go-w ${directory}, and chmod 700 what is in .claimed, as the user that walwarden runs as`,
+        ),
     });
   }
   const { bucket, prefix } = parseS3Location(options.wals_directory);

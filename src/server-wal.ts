@@ -2,6 +2,7 @@ import type { DepositParts } from './archiver/deposit.ts';
 import type { WalFinderParts } from './archiver/wal-finder.ts';
 import { localArchiveOf } from './server-settings.ts';
 import type { Server } from './server.ts';
+import { claimDirectories } from './storage/claim.ts';
 
 // What delivering and finding WAL take of a server, whoever asks: a command or HTTP.
 
@@ -10,6 +11,7 @@ export function depositParts(server: Server): DepositParts {
   return {
     server: name,
     incoming: config.options.incoming_wals_directory,
+    claims: claimDirectories(config.options.backup_directory).incoming,
     strategy,
     catalogue,
     errors,
@@ -26,6 +28,7 @@ export function finderParts(server: Server): WalFinderParts {
     strategy,
     incoming: config.options.incoming_wals_directory,
     streaming: config.options.streaming_wals_directory,
+    claims: claimDirectories(config.options.backup_directory),
     keys,
     unpacker,
     deliveries: server.shortDeliveries,

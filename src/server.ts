@@ -35,6 +35,7 @@ import {
 } from './server-settings.ts';
 import { createStrategy, type StrategyUse } from './server-storage.ts';
 import { isS3Location } from './config/values.ts';
+import { claimDirectories } from './storage/claim.ts';
 import { S3Error } from './storage/s3/s3-failure.ts';
 import type { TakingRules } from './storage/taking.ts';
 import { Unpacker } from './storage/unpacker.ts';
@@ -135,13 +136,16 @@ export function openServer(
     });
   }
   const { name, options } = server;
+  const readOnly = config.readOnly === true;
   const walsDirectory = options.wals_directory;
   const isLocal = !isS3Location(walsDirectory);
   // The catalogue of a bucket is local: it has to be fsynced and locked.
   const catalogueDirectory = options.xlogdb_directory ?? walsDirectory;
   const lockPath = (what: LockName): string => serverLock(config, name, what);
-  const lockArchive = (): Promise<HeldLock> =>
-    acquireLock(lockPath('archive-wal'), { waitMs: LOCK_WAIT_MS, signal: kill });
+  const lockArchive = async (): Promise<HeldLock> => {
+    if (readOnly) throw new WalwardenError('internal', 'a command that only reads asked for the archive-wal lock');
+    return acquireLock(lockPath('archive-wal'), { waitMs: LOCK_WAIT_MS, signal: kill });
+  };
 
   const custom = customFilters(server);
   const rememberedSize = new RememberedSegmentSize(
@@ -187,6 +191,9 @@ export function openServer(
     use.seenCatalogues ?? new Set(),
     (problem) => logger.debug({ server: name }, problem),
   );
+  const rememberCatalogue = async (): Promise<void> => {
+    if (!readOnly) await knownCatalogue.isThere();
+  };
   const errors = new ErrorsDirectory(options.errors_directory, inBackups('.errors'));
   const refused = new RefusedSegments(inBackups('.refused'), name, logger);
   const whole = new WholeDeliveries(inBackups('.whole-deliveries'), logger);
@@ -198,10 +205,11 @@ export function openServer(
       connected: () => fetchIdentity(postgresSettings(server), { timeoutMs: IDENTITY_TIMEOUT_MS, signal: kill }),
       beforeRecording: async () => {
         await catalogue.create();
-        await knownCatalogue.isThere();
+        await rememberCatalogue();
       },
     },
     logger,
+    readOnly,
   );
   const unknownMagics = new UnknownMagics(inBackups('.unknown-magics.json'), name, logger);
   const rules = async (): Promise<TakingRules> => ({
@@ -242,10 +250,12 @@ export function openServer(
     logger,
     use,
   );
+  const claims = claimDirectories(options.backup_directory);
   const shortDeliveries = new ShortDeliveries(inBackups('.short-segments.json'));
   const shortSegments = new ShortSegments({
     strategy,
     streaming: options.streaming_wals_directory,
+    claims: claims.streaming,
     keys,
     deliveries: shortDeliveries,
   });
@@ -259,6 +269,7 @@ export function openServer(
     createSlot: options.create_slot,
     pathPrefix: options.path_prefix,
     streamingDirectory: options.streaming_wals_directory,
+    claims: claims.streaming,
     lockPath: lockPath('receive-wal'),
     reportPath: receiverReportPath(server),
     errors,
@@ -291,6 +302,7 @@ export function openServer(
     archivers.push(
       new FileWalArchiver(archiverParts, {
         incoming: options.incoming_wals_directory,
+        claims: claims.incoming,
         batchSize: options.archiver_batch_size || batchLimit,
         customMagic: custom?.magic,
         whole,
@@ -301,6 +313,7 @@ export function openServer(
     archivers.push(
       new StreamingWalArchiver(archiverParts, {
         streaming: options.streaming_wals_directory,
+        claims: claims.streaming,
         batchSize: options.streaming_archiver_batch_size || batchLimit,
         markerFile: inBackups('.streaming-marker.json'),
         receiver,
@@ -314,6 +327,7 @@ export function openServer(
   const deliveryDirectories = [options.incoming_wals_directory, options.streaming_wals_directory];
   async function makeDirectories(): Promise<void> {
     await checkCatalogue();
+    if (readOnly) return;
     for (const path of [...ownDirectories, ...deliveryDirectories]) await makeOne(path);
   }
 
@@ -362,7 +376,7 @@ export function openServer(
   async function checkCatalogue(): Promise<void> {
     // In this order: another delivery may be the first of all, and make it meanwhile.
     const wasThere = await knownCatalogue.wasThere();
-    if (await catalogue.exists()) await knownCatalogue.isThere();
+    if (await catalogue.exists()) await rememberCatalogue();
     else if (wasThere) throw noCatalogue('though it had one');
   }
 
@@ -409,7 +423,7 @@ export function openServer(
     if (known !== null) return known;
     try {
       const size = await askSegmentSize(newest);
-      if (size !== null) await rememberedSize.write(size);
+      if (size !== null && !readOnly) await rememberedSize.write(size);
       return size;
     } catch (error) {
       if (!(error instanceof S3Error)) throw error;
@@ -475,7 +489,7 @@ export function openServer(
       });
       // Under the lock, so that it tells of the last pass of all.
       await remembered(() => archiveUnderLock(verbose, onPass));
-      if (await catalogue.exists()) await knownCatalogue.isThere();
+      if (await catalogue.exists()) await rememberCatalogue();
       if (drain?.aborted === true) return;
       await failures.succeeded();
       // While the endpoint answers: who wants to know it may come when it doesn't.

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path';
 import { openDelivered, readDelivered, readWhole, type DeliveredFile } from '../durable/delivered-file.ts';
 import { fsyncDirectory, moveUnlessThere, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
-import { claimPath } from '../storage/claim.ts';
+import { placesOf } from '../storage/claim.ts';
 import { identityOf } from '../storage/file-identity.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import { sha256 } from '../storage/sha256.ts';
@@ -21,6 +21,8 @@ import type { WholeDeliveries } from './whole-deliveries.ts';
 export interface DepositParts {
   readonly server: string;
   readonly incoming: string;
+  /** Where files of incoming are claimed. */
+  readonly claims: string;
   readonly strategy: WalStorageStrategy;
   readonly catalogue: { find(name: WalName): Promise<WalFileInfo | undefined> };
   readonly errors: ErrorsDirectory;
@@ -124,8 +126,7 @@ export async function depositWal(
 
 /** In the order in which a file moves, so that one that moves meanwhile is met at its next place. */
 async function compareEverywhere(parts: DepositParts, name: WalName, bytes: Buffer): Promise<Comparison> {
-  const final = join(parts.incoming, name);
-  for (const path of [final, claimPath(final, name)]) {
+  for (const path of placesOf(parts.incoming, parts.claims, name)) {
     const found = await compareWaiting(path, name, bytes, parts.unpacker);
     if (found.result !== 'absent') return found;
   }

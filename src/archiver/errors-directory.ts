@@ -1,16 +1,9 @@
 import { createHash } from 'node:crypto';
-import { lstat, open, readdir, readFile, readlink, rename, symlink, type FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import {
-  CANT_LINK,
-  copyAsOurs,
-  fsyncDirectory,
-  isThere,
-  linkUnlessThere,
-  makeDirectory,
-  unlinkIfThere,
-  writeNewFile,
-} from '../durable/durable-file.ts';
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fsyncDirectory, isThere, makeDirectory, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
+import { acquireLock } from '../durable/lock-file.ts';
+import { copyNoReplace, moveNoReplace } from '../durable/move-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 
 /** Why a file is there: Barman's two ways to say it, and what `receive-wal --reset` set aside. */
@@ -31,6 +24,8 @@ export interface ErrorFile {
 
 /** The longest name that Linux file systems take, in bytes. */
 const MAX_NAME = 255;
+/** In the directory of the reasons: every writer of the errors directory takes it. */
+const LOCK = '.lock';
 const ENTRY = /^(.+)\.(\d{8}T\d{6}Z)\.(duplicate|unknown|reset|error)$/s;
 
 /**
@@ -53,7 +48,7 @@ export class ErrorsDirectory {
    * it arrived under, byte for byte (latin1).
    */
   async take(source: string | Buffer, name: string, kind: ErrorKind, reason: string): Promise<string> {
-    return this.#place(name, kind, reason, (target) => moveNoReplace(source, target));
+    return this.#place(name, kind, reason, (target) => moveNoReplace(source, target, { locked: true }));
   }
 
   /** Puts a durable copy of a file there, leaving the original; for a writer that will come again. */
@@ -69,6 +64,8 @@ export class ErrorsDirectory {
   ): Promise<string> {
     await makeDirectory(this.path);
     await makeDirectory(this.#reasons);
+    // put-wal, PUT and the receiver come without the archive-wal lock.
+    await using _lock = await acquireLock(join(this.#reasons, LOCK), { wait: true });
     // Stamps have a resolution of one second: a taken name means the next one.
     for (let seconds = Math.floor(Date.now() / 1000); ; seconds += 1) {
       const entry = errorEntry(name, new Date(seconds * 1000), kind);
@@ -154,7 +151,7 @@ export class ErrorsDirectory {
 
   /** Moves a file to another path; false when that is taken. Durable when it resolves. */
   async moveBack(file: ErrorFile, target: string): Promise<boolean> {
-    if (!(await moveNoReplace(this.pathOf(file), Buffer.from(target)))) return false;
+    if (!(await moveNoReplace(this.pathOf(file), Buffer.from(target), { locked: false }))) return false;
     await this.#forget(file);
     return true;
   }
@@ -163,10 +160,11 @@ export class ErrorsDirectory {
   async keepAside(file: ErrorFile): Promise<string> {
     const directory = keptDirectory(this.path);
     await makeDirectory(directory);
+    await using _lock = await acquireLock(join(this.#reasons, LOCK), { wait: true });
     for (let copy = 0; ; copy += 1) {
       const entry = copy === 0 ? file.raw : `${file.raw.slice(0, MAX_NAME - 8)}.${copy}`;
       const target = Buffer.concat([Buffer.from(`${directory}/`), Buffer.from(entry, 'latin1')]);
-      if ((await isThere(target)) || !(await moveNoReplace(this.pathOf(file), target))) continue;
+      if ((await isThere(target)) || !(await moveNoReplace(this.pathOf(file), target, { locked: true }))) continue;
       await this.#forget(file);
       return target.toString('utf8');
     }
@@ -186,61 +184,12 @@ function textOf(latin1: string): string {
   return Buffer.from(latin1, 'latin1').toString('utf8');
 }
 
-function dirnameOf(path: string | Buffer): string {
-  // Only the name itself may be no UTF-8; the directory comes from the configuration.
-  return typeof path === 'string' ? dirname(path) : path.toString('utf8', 0, path.lastIndexOf('/'));
-}
-
 /** `<name>.<stamp>.<kind>`, cut and hashed where it would be too long. All in latin1, a character a byte. */
 function errorEntry(name: string, at: Date, kind: ErrorKind): string {
   const suffix = `.${at.toISOString().replace(/[-:]|\.\d+/g, '')}.${kind}`;
   if (name.length + suffix.length <= MAX_NAME) return name + suffix;
   const hash = createHash('sha256').update(name, 'latin1').digest('hex').slice(0, 16);
   return `${name.slice(0, MAX_NAME - suffix.length - hash.length - 1)}~${hash}${suffix}`;
-}
-
-/** False when the target was taken meanwhile. Both names are durable when it resolves, the target's before the source goes. */
-async function moveNoReplace(source: string | Buffer, target: Buffer): Promise<boolean> {
-  try {
-    if (!(await linkUnlessThere(source, target))) return false;
-  } catch (error) {
-    const stat = await lstat(source);
-    if (stat.isDirectory()) {
-      // Directories can't be linked; rename(2) replaces an empty one at most.
-      await rename(source, target);
-      await fsyncDirectory(dirnameOf(target));
-      await fsyncDirectory(dirnameOf(source));
-      return true;
-    }
-    if (!CANT_LINK.has(errnoOf(error) ?? '')) throw error;
-    if (stat.isSymbolicLink()) await symlink(await readlink(source, 'buffer'), target);
-    // A fifo would be read for ever.
-    else if (!stat.isFile()) throw error;
-    else if (!(await copyNoReplace(source, target))) return false;
-  }
-  await fsyncDirectory(dirnameOf(target));
-  await unlinkIfThere(source);
-  await fsyncDirectory(dirnameOf(source));
-  return true;
-}
-
-async function copyNoReplace(source: string | Buffer, target: Buffer): Promise<boolean> {
-  try {
-    await copyAsOurs(source, target);
-  } catch (error) {
-    if (errnoOf(error) === 'EEXIST') return false;
-    throw error;
-  }
-  const handle: FileHandle = await open(target, 'r');
-  try {
-    const stat = await lstat(source);
-    await handle.utimes(stat.atime, stat.mtime);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await fsyncDirectory(dirnameOf(target));
-  return true;
 }
 
 /** What Barman calls the kinds of files, in its summary; the last is ours. */

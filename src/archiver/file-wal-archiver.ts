@@ -9,10 +9,12 @@ import {
 import { WalArchiver, type WalArchiverParts } from './wal-archiver.ts';
 import { WalArchiverQueue } from './wal-archiver-queue.ts';
 import type { WholeDeliveries } from './whole-deliveries.ts';
-import { inspectClaimFirst, inspectWaiting, listWaiting, removeOldTemporaries } from './waiting-directory.ts';
+import { inspectClaimFirst, listWaiting, removeOldTemporaries } from './waiting-directory.ts';
 
 export interface FileWalArchiverSettings {
   readonly incoming: string;
+  /** Where files of incoming are claimed. */
+  readonly claims: string;
   /** `archiver_batch_size`; 0 for no limit. */
   readonly batchSize: number;
   /** `custom_compression_magic`. */
@@ -23,6 +25,7 @@ export interface FileWalArchiverSettings {
 /** Archives what PostgreSQL's archive_command (or put-wal) put into the incoming directory. */
 export class FileWalArchiver extends WalArchiver {
   override readonly directory: string;
+  readonly #claims: string;
   readonly #batchSize: number;
   readonly #customMagic: Uint8Array | undefined;
   readonly #whole: WholeDeliveries;
@@ -30,23 +33,24 @@ export class FileWalArchiver extends WalArchiver {
   constructor(parts: WalArchiverParts, settings: FileWalArchiverSettings) {
     super('file archival', parts);
     this.directory = settings.incoming;
+    this.#claims = settings.claims;
     this.#batchSize = settings.batchSize;
     this.#customMagic = settings.customMagic;
     this.#whole = settings.whole;
   }
 
   override async getNextBatch(): Promise<WalArchiverQueue> {
-    const { names, claims, unknown, ignored } = await listWaiting(this.directory);
+    const { names, claims, unknown, ignored } = await listWaiting(this.directory, this.#claims);
     await removeOldTemporaries(this.directory, ignored);
     const { headers, incompleteTimeoutMs: waitMs, drain } = this.parts;
     const known = names.length === 0 ? null : await headers.opaque();
     if (headers.isOff) await this.#whole.prune(waitMs);
     const isWhole = this.#whole.has.bind(this.#whole);
     const opaque = known === null ? null : { ...known, waitMs, isWhole };
-    const options = { customMagic: this.#customMagic, opaque, signal: drain };
+    const options = { claims: this.#claims, customMagic: this.#customMagic, opaque, signal: drain };
     return new WalArchiverQueue({
       names,
-      inspect: (name) => (claims.has(name) ? inspectClaimFirst : inspectWaiting)(this.directory, name, options),
+      inspect: (name) => inspectClaimFirst(this.directory, name, claims.get(name), options),
       unknown,
       skip: ignored,
       batchSize: this.#batchSize,

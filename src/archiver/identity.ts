@@ -118,8 +118,11 @@ export class SystemIdentity {
   readonly path: string;
   readonly #sources: IdentitySources;
   readonly #logger: Logger;
+  readonly #readOnly: boolean;
 
-  constructor(path: string, sources: IdentitySources, logger: Logger) {
+  /** `readOnly`: what is found out is not recorded. */
+  constructor(path: string, sources: IdentitySources, logger: Logger, readOnly = false) {
+    this.#readOnly = readOnly;
     this.path = path;
     this.#sources = sources;
     this.#logger = logger;
@@ -137,6 +140,7 @@ export class SystemIdentity {
   async #adopt(found: Identity | null): Promise<Identity | null> {
     if (found === null) return null;
     const identity = await this.#withVersion(found);
+    if (this.#readOnly) return identity;
     await this.#sources.beforeRecording();
     const recorded = await recordIdentity(this.path, identity);
     this.#logger.info(

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { messageOf, WalwardenError } from '../errors.ts';
-import { claimPath } from '../storage/claim.ts';
+import { placesOf } from '../storage/claim.ts';
 import { isS3Failure } from '../storage/s3/s3-failure.ts';
 import { unpackDelivered } from '../storage/delivered-content.ts';
 import { readSource } from '../storage/sources.ts';
@@ -14,6 +14,8 @@ import { readGrowing, readWaiting } from './wal-finder.ts';
 export interface ShortSegmentsParts {
   readonly strategy: Pick<WalStorageStrategy, 'read'>;
   readonly streaming: string;
+  /** Where files of streaming are claimed. */
+  readonly claims: string;
   readonly keys: ReadingKeys;
   readonly deliveries: ShortDeliveries;
 }
@@ -86,12 +88,11 @@ export class ShortSegments {
 
   /** In the order in which a file moves there. */
   async #isInStreaming(name: WalName, goesOn: (copy: Buffer) => boolean, own: string | undefined): Promise<boolean> {
-    const whole = join(this.#parts.streaming, name);
-    const partial = join(this.#parts.streaming, partialName(name));
+    const { streaming, claims } = this.#parts;
+    const partial = join(streaming, partialName(name));
     const looks = [
       [partial, readGrowing],
-      [whole, readWaiting],
-      [claimPath(whole, name), readWaiting],
+      ...placesOf(streaming, claims, name).map((path) => [path, readWaiting] as const),
     ] as const;
     for (const [path, read] of looks) {
       if (path === own) continue;

@@ -20,7 +20,6 @@ import { WalArchiverQueue, type PassedOver } from './wal-archiver-queue.ts';
 import {
   inspectClaim,
   inspectClaimFirst,
-  inspectWaiting,
   listWaiting,
   type DirectoryListing,
   type Inspection,
@@ -28,6 +27,8 @@ import {
 
 export interface StreamingWalArchiverSettings {
   readonly streaming: string;
+  /** Where files of streaming are claimed. */
+  readonly claims: string;
   /** `streaming_archiver_batch_size`; 0 for no limit. */
   readonly batchSize: number;
   /** Remembers the position marker that was archived, across processes. */
@@ -50,6 +51,7 @@ export class StreamingWalArchiver extends WalArchiver {
   override readonly directory: string;
   protected override readonly incompleteAdvice =
     'pg_receivewal gives a segment its name only when it is whole: see who put it there';
+  readonly #claims: string;
   readonly #batchSize: number;
   readonly #memory: MarkerMemory;
   readonly #receiver: StreamingHealthSources;
@@ -60,13 +62,14 @@ export class StreamingWalArchiver extends WalArchiver {
   constructor(parts: WalArchiverParts, settings: StreamingWalArchiverSettings) {
     super('streaming', parts);
     this.directory = settings.streaming;
+    this.#claims = settings.claims;
     this.#batchSize = settings.batchSize;
     this.#memory = new MarkerMemory(settings.markerFile);
     this.#receiver = settings.receiver;
   }
 
   override async getNextBatch(): Promise<WalArchiverQueue> {
-    const listing = await listWaiting(this.directory);
+    const listing = await listWaiting(this.directory, this.#claims);
     const { names, claims, unknown, ignored } = listing;
     await this.#findPosition(listing);
     const { partials } = this.#position;
@@ -76,7 +79,7 @@ export class StreamingWalArchiver extends WalArchiver {
     const writing = unknown.filter((entry) => COMPRESSED_PARTIAL.test(entry));
     return new WalArchiverQueue({
       names: names.filter((name) => claims.has(name) || !staying.has(name)),
-      inspect: async (name) => this.#judge(name, await this.#inspect(name, claims.has(name), staying.has(name))),
+      inspect: async (name) => this.#judge(name, await this.#inspect(name, claims.get(name), staying.has(name))),
       unknown: unknown.filter((entry) => !writing.includes(entry)),
       failed: writing.map(compressedPartial),
       skip: [...ignored, ...staying],
@@ -96,13 +99,13 @@ export class StreamingWalArchiver extends WalArchiver {
   }
 
   /** `stays`: only the claim of that name may be looked at. */
-  async #inspect(name: WalName, hasClaim: boolean, stays: boolean): Promise<Inspection> {
+  async #inspect(name: WalName, claim: string | undefined, stays: boolean): Promise<Inspection> {
     const known = await this.parts.headers.opaque();
     // pg_receivewal gives a segment its name when it is whole.
     const opaque = known === null ? null : { ...known, waitMs: 0, isWhole: () => Promise.resolve(true) };
-    const options = { opaque, signal: this.parts.drain };
-    if (stays) return inspectClaim(this.directory, name, options);
-    return (hasClaim ? inspectClaimFirst : inspectWaiting)(this.directory, name, options);
+    const options = { claims: this.#claims, opaque, signal: this.parts.drain };
+    if (!stays) return inspectClaimFirst(this.directory, name, claim, options);
+    return claim === undefined ? { state: 'gone' } : inspectClaim(this.directory, name, { ...options, claim });
   }
 
   /** What becomes of a file, by what pg_receivewal needs of it. */

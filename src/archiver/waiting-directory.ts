@@ -5,7 +5,7 @@ import { recogniseCompression, RECOGNITION_BYTES } from '../compression/codecs.t
 import { oddityOf, openDelivered } from '../durable/delivered-file.ts';
 import { OUT_OF_RESOURCES, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
-import { claimedName, claimPath } from '../storage/claim.ts';
+import { claimedName } from '../storage/claim.ts';
 import { identityOf, sameIdentity, type FileIdentity } from '../storage/file-identity.ts';
 import type { WaitingWal } from '../storage/wal-storage-strategy.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
@@ -16,7 +16,8 @@ import { isWalName, parseWalName, type WalName } from '../wal/wal-name.ts';
 export interface DirectoryListing {
   /** Names of WAL files in WAL order, those with a claim among them. */
   readonly names: readonly WalName[];
-  readonly claims: ReadonlySet<WalName>;
+  /** Where the claim of a name lies; one that an older version made comes first. */
+  readonly claims: ReadonlyMap<WalName, string>;
   /** Everything that is no WAL file's name, byte for byte (latin1). */
   readonly unknown: readonly string[];
   /** Temporaries and dot files, for somebody is still at them; and lost+found. */
@@ -43,8 +44,10 @@ export interface OpaqueDelivery extends OpaqueWal {
 }
 
 export interface InspectOptions {
-  /** Look at the claim of that name. */
-  readonly claimed?: boolean;
+  /** Look at this claim of that name. */
+  readonly claim?: string;
+  /** Where it may be claimed. */
+  readonly claims?: string | undefined;
   /** `custom_compression_magic`. */
   readonly customMagic?: Uint8Array | undefined;
   /** How WAL is judged whose headers can't be read. */
@@ -63,30 +66,38 @@ const DAY_MS = 86_400_000;
 const SETTLE_MS = 1_000;
 const HEAD_BYTES = Math.max(LONG_PAGE_HEADER_SIZE, RECOGNITION_BYTES);
 
-/** Lists a directory that delivers WAL files. One directory read, whatever waits there. */
-export async function listWaiting(directory: string): Promise<DirectoryListing> {
-  let entries: string[];
-  try {
-    entries = await readdir(directory, 'latin1');
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return { names: [], claims: new Set(), unknown: [], ignored: [] };
-    const code = OUT_OF_RESOURCES.has(errnoOf(error) ?? '') ? 'storage' : 'source';
-    throw new WalwardenError(code, `can't read ${directory}: ${messageOf(error)}`, { cause: error });
-  }
+/** Lists a directory that delivers WAL files, and what is claimed of it. Each directory is read once, whatever waits there. */
+export async function listWaiting(directory: string, claimDirectory?: string): Promise<DirectoryListing> {
   const names = new Set<WalName>();
-  const claims = new Set<WalName>();
+  const claims = new Map<WalName, string>();
   const unknown: string[] = [];
   const ignored: string[] = [];
-  for (const entry of entries) {
+  for (const entry of await entriesOf(directory)) {
     const claimed = claimedName(entry);
     if (claimed !== undefined) {
       names.add(claimed);
-      claims.add(claimed);
+      claims.set(claimed, join(directory, entry));
     } else if (isWalName(entry)) names.add(entry);
     else if (IGNORED.test(entry) || BASIC_ARCHIVE_TEMPORARY.test(entry)) ignored.push(entry);
     else unknown.push(entry);
   }
+  for (const entry of claimDirectory === undefined ? [] : await entriesOf(claimDirectory)) {
+    if (!isWalName(entry)) continue;
+    names.add(entry);
+    if (!claims.has(entry)) claims.set(entry, join(claimDirectory ?? '', entry));
+  }
   return { names: [...names].sort(), claims, unknown: unknown.sort(), ignored };
+}
+
+/** Names, byte for byte (latin1); none where there is no directory. */
+async function entriesOf(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory, 'latin1');
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    const code = OUT_OF_RESOURCES.has(errnoOf(error) ?? '') ? 'storage' : 'source';
+    throw new WalwardenError(code, `can't read ${directory}: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 /** Removes what a put-wal that was killed left behind, a day after. */
@@ -113,8 +124,8 @@ export async function inspectWaiting(
   name: WalName,
   options: InspectOptions = {},
 ): Promise<Inspection> {
-  const claimed = options.claimed === true;
-  const path = claimed ? claimPath(join(directory, name), name) : join(directory, name);
+  const { claim, claims } = options;
+  const path = claim ?? join(directory, name);
   try {
     const found = await lstat(path, { bigint: true });
     const odd = oddityOf(found);
@@ -125,7 +136,9 @@ export async function inspectWaiting(
     }
     await using file = await openDelivered(path);
     const changedMs = changedMsOf(file.stat);
-    const wal = { name, path, identity: identityOf(file.stat), claimed, changedMs };
+    const claimed = claim !== undefined;
+    const claimTo = claims === undefined ? null : join(claims, name);
+    const wal = { name, path, identity: identityOf(file.stat), claimed, claimTo, changedMs };
     return await look(wal, file.handle, changedMs, options);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return { state: 'gone' };
@@ -139,27 +152,28 @@ export async function inspectWaiting(
 export async function inspectClaim(
   directory: string,
   name: WalName,
-  options: Omit<InspectOptions, 'claimed'>,
+  options: InspectOptions & { readonly claim: string },
 ): Promise<Inspection> {
-  const found = await inspectWaiting(directory, name, { ...options, claimed: true });
-  if (found.state === 'ready' || found.state === 'gone') return found;
-  return { ...found, path: claimPath(join(directory, name), name) };
+  const found = await inspectWaiting(directory, name, options);
+  return found.state === 'ready' || found.state === 'gone' ? found : { ...found, path: options.claim };
 }
 
 /**
- * What an interrupted pass claimed is finished first; a new arrival of its name
+ * What an interrupted pass claimed, where it did, is finished first; a new arrival of its name
  * waits for the next pass, unless power loss took the bytes of the claim: then
  * the arrival is the file that PostgreSQL sent again.
  */
 export async function inspectClaimFirst(
   directory: string,
   name: WalName,
-  options: Omit<InspectOptions, 'claimed'>,
+  claim: string | undefined,
+  options: Omit<InspectOptions, 'claim'>,
 ): Promise<Inspection> {
-  const claim = await inspectClaim(directory, name, options);
-  if (claim.state === 'ready') return claim;
+  if (claim === undefined) return inspectWaiting(directory, name, options);
+  const claimed = await inspectClaim(directory, name, { ...options, claim });
+  if (claimed.state === 'ready') return claimed;
   const arrival = await inspectWaiting(directory, name, options);
-  return arrival.state === 'ready' || claim.state === 'gone' ? arrival : claim;
+  return arrival.state === 'ready' || claimed.state === 'gone' ? arrival : claimed;
 }
 
 async function look(

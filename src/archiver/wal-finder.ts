@@ -3,7 +3,7 @@ import type { CompressionName } from '../compression/codec.ts';
 import { openDelivered, readWhole, type DeliveredFile } from '../durable/delivered-file.ts';
 import { isThere } from '../durable/durable-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
-import { claimPath } from '../storage/claim.ts';
+import { placesOf, type ClaimDirectories } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import { openStored, type ReadingKeys, type StoredBytes } from '../storage/stored-content.ts';
 import type { NotRead, Unpacker } from '../storage/unpacker.ts';
@@ -27,6 +27,7 @@ export interface WalFinderParts {
   readonly strategy: WalStorageStrategy;
   readonly incoming: string;
   readonly streaming: string;
+  readonly claims: ClaimDirectories;
   readonly keys: ReadingKeys;
   /** What was delivered as a segment, and is stored as a partial one. */
   readonly deliveries: Pick<ShortDeliveries, 'of'>;
@@ -121,12 +122,11 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   return null;
 }
 
-/** Where a file may wait, in the order in which it can move: a claim is made in its directory, and may be given back. */
-function waitingPlaces({ incoming, streaming }: WalFinderParts, name: WalName): readonly string[] {
-  return [incoming, streaming].flatMap((directory) => {
-    const delivered = join(directory, name);
-    return [delivered, claimPath(delivered, name), delivered];
-  });
+/** Where a file may wait, in the order in which it can move: a claim may be given back. */
+function waitingPlaces({ incoming, streaming, claims }: WalFinderParts, name: WalName): readonly string[] {
+  return [placesOf(incoming, claims.incoming, name), placesOf(streaming, claims.streaming, name)].flatMap(
+    ([delivered, ...claimed]) => [delivered, ...claimed, delivered],
+  );
 }
 
 /** Where it may be when the archive moved into a bucket without it. */

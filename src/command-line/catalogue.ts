@@ -18,6 +18,8 @@ export function addCatalogue(command: AddCommand, execute: Execute): void {
     .argument('<server>', 'name of a server')
     .action(async (name: string, options: ListWalsOptions, self: Command) =>
       execute(self, {
+        // --stored remembers what it found.
+        home: options.stored === true ? 'writes' : 'reads',
         run: async (context) => (await import('../commands/list-wals.ts')).listWals(context, name, options),
       }),
     );
@@ -26,6 +28,7 @@ export function addCatalogue(command: AddCommand, execute: Execute): void {
     .argument('<server>', 'name of a server')
     .action(async (name: string, _options, self: Command) =>
       execute(self, {
+        home: 'writes',
         run: async (context) => (await import('../commands/rebuild-xlogdb.ts')).rebuildXlogdb(context, name),
       }),
     );
@@ -39,6 +42,7 @@ export function addCatalogue(command: AddCommand, execute: Execute): void {
     .argument('<server>', 'name of a server')
     .action(async (name: string, options: DeleteWalsOptions, self: Command) =>
       execute(self, {
+        home: options.dryRun === true ? 'reads' : 'writes',
         run: async (context) => (await import('../commands/delete-wals.ts')).deleteWals(context, name, options),
       }),
     );

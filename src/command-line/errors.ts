@@ -14,7 +14,10 @@ export function addErrors(program: Command, execute: Execute): void {
     .description('the files in errors, and why they are there')
     .argument('<server>', 'name of a server')
     .action(async (name: string, _options, self: Command) =>
-      execute(self, { run: async (context) => (await import('../commands/errors.ts')).listErrors(context, name) }),
+      execute(self, {
+        home: 'reads',
+        run: async (context) => (await import('../commands/errors.ts')).listErrors(context, name),
+      }),
     );
   errors
     .command('explain')
@@ -23,6 +26,7 @@ export function addErrors(program: Command, execute: Execute): void {
     .argument('[file]', 'one file; all when absent')
     .action(async (name: string, file: string | undefined, _options, self: Command) =>
       execute(self, {
+        home: 'reads',
         run: async (context) => (await import('../commands/errors.ts')).explainErrors(context, name, file),
       }),
     );
@@ -34,6 +38,7 @@ export function addErrors(program: Command, execute: Execute): void {
     .argument('[file]', 'one file')
     .action(async (name: string, file: string | undefined, options: { all?: boolean }, self: Command) =>
       execute(self, {
+        home: 'writes',
         run: async (context) => (await import('../commands/retry-errors.ts')).retryErrors(context, name, file, options),
       }),
     );
@@ -63,6 +68,7 @@ export function addErrors(program: Command, execute: Execute): void {
     .argument('[file]', 'one file; all when absent')
     .action(async (name: string, file: string | undefined, options: ResolveOptions, self: Command) =>
       execute(self, {
+        home: 'writes',
         run: async (context) => (await import('../commands/errors.ts')).resolveErrors(context, name, file, options),
       }),
     );

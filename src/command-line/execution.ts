@@ -4,6 +4,11 @@ import type { CommandContext, Report } from '../commands/command.ts';
 /** How a command is run, and what is special about it. */
 export interface Execution {
   readonly run: (context: CommandContext) => Promise<Report>;
+  /**
+   * Whether it changes anything in barman_home, or makes something else do so. One that `writes` is refused to root
+   * where the home is another user's; one that `reads` writes nothing there then, not even what it remembers or logs.
+   */
+  readonly home: 'reads' | 'writes';
   /** PostgreSQL runs this and keeps what it writes to stderr: there only what is wrong. */
   readonly calledByPostgres?: boolean;
   /** Cron mails whatever is written, every minute: there only what is wrong. */

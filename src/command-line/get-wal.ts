@@ -51,6 +51,7 @@ export function addGetWal(add: AddCommand, execute: Execute): void {
       const wanted = OUTPUT_COMPRESSIONS.find(([spec]) => flags[spec.split('--')[1] ?? ''] === true);
       const compression = wanted?.[1] ?? (flags['x'] === true ? 'gzip' : undefined);
       await execute(self, {
+        home: 'reads',
         calledByPostgres: true,
         run: async (context) => {
           const command = await import('../commands/get-wal.ts');

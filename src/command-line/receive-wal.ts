@@ -12,6 +12,7 @@ export function addReceiveWal(add: AddCommand, execute: Execute): void {
     .argument('<server>', 'name of a server')
     .action(async (name: string, options: ReceiveWalOptions, self) =>
       execute(self, {
+        home: 'writes',
         run: async (context) => (await import('../commands/receive-wal.ts')).receiveWal(context, name, options),
       }),
     );
@@ -24,6 +25,7 @@ export function addTerminateProcess(add: AddCommand, execute: Execute): void {
     .argument('<task>', 'receive-wal')
     .action(async (name: string, task: string, _options, self) =>
       execute(self, {
+        home: 'writes',
         run: async (context) => (await import('../commands/receive-wal.ts')).terminateProcess(context, name, task),
       }),
     );

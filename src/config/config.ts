@@ -64,6 +64,8 @@ export interface WalwardenConfig {
   /** In the order of the files. Models are no servers. */
   readonly servers: ReadonlyMap<string, ServerConfig>;
   readonly warnings: readonly ConfigWarning[];
+  /** Nothing may be written below the home: we are root there, and it is another user's. */
+  readonly readOnly?: boolean;
 }
 
 /** `FILE:LINE`. */

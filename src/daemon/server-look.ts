@@ -1,5 +1,6 @@
 import type { ArchiveListing } from '../archiver/archive-listing.ts';
 import type { ServerConfig } from '../config/config.ts';
+import { claimDirectories } from '../storage/claim.ts';
 import { isS3Location } from '../config/values.ts';
 import { within } from '../health/patience.ts';
 import { readReceiverReport, type ReceiverReport } from '../receiver/receiver-report.ts';
@@ -126,8 +127,8 @@ export class ServerLook {
   async #lookAt(server: Server, facts: Found): Promise<void> {
     const { options } = server.config;
     const steps: readonly (() => Promise<void>)[] = [
-      async () => void (facts.incoming = await waitingIn(options.incoming_wals_directory, 'incoming')),
-      async () => void (facts.streaming = await waitingIn(options.streaming_wals_directory, 'streaming')),
+      async () => void (facts.incoming = await waitingIn(options, 'incoming')),
+      async () => void (facts.streaming = await waitingIn(options, 'streaming')),
       async () => void (facts.errors = countErrors(await errorNames(options.errors_directory))),
       async () => void (facts.receiver = await readReceiverReport(server.receiver.reportPath)),
       async () => void (facts.disks = await disksOf(options)),
@@ -143,8 +144,9 @@ export class ServerLook {
   }
 }
 
-async function waitingIn(directory: string, kind: 'incoming' | 'streaming'): Promise<Waiting> {
-  const { waiting, first } = await queueFacts(directory, kind);
+async function waitingIn(options: ServerConfig['options'], kind: 'incoming' | 'streaming'): Promise<Waiting> {
+  const claims = claimDirectories(options.backup_directory)[kind];
+  const { waiting, first } = await queueFacts(options[`${kind}_wals_directory`], claims, kind);
   return { files: waiting, since: first?.arrived ?? null };
 }
 

@@ -5,7 +5,7 @@ import { openDelivered } from '../durable/delivered-file.ts';
 import { copyAsOurs, fsyncDirectory, makeDirectory, unlinkIfThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { PostgresError } from '../postgres/failure.ts';
-import { claimPath } from '../storage/claim.ts';
+import { placesOf } from '../storage/claim.ts';
 import { walName, type WalName } from '../wal/wal-name.ts';
 import { endOfContent, hasContentAt, haveSamePrefix } from './partial-content.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
@@ -18,7 +18,7 @@ import type { StreamingStart } from './streaming-directory.ts';
 
 type KeptSettings = Pick<
   ReceiverSettings,
-  'server' | 'streamingDirectory' | 'reportPath' | 'errors' | 'readArchived' | 'logger'
+  'server' | 'streamingDirectory' | 'claims' | 'reportPath' | 'errors' | 'readArchived' | 'logger'
 >;
 
 /** How a copy compares with what was received since; null: not enough was. */
@@ -210,11 +210,9 @@ function isLater(entry: string, partial: string): boolean {
 
 /** In the place of what is kept: still partial, complete, or claimed by the archiver; `gone`: none of these. */
 async function compareByName(settings: KeptSettings, entry: string): Promise<'same' | 'shorter' | 'differs' | 'gone'> {
-  const { streamingDirectory } = settings;
-  const complete = completeName(entry);
+  const { streamingDirectory, claims } = settings;
   const partial = join(streamingDirectory, entry);
-  const delivered = join(streamingDirectory, complete);
-  for (const path of [partial, delivered, claimPath(delivered, complete)]) {
+  for (const path of [partial, ...placesOf(streamingDirectory, claims, completeName(entry))]) {
     const opened = await openIfThere(path);
     if (opened === null) continue;
     await using written = opened;

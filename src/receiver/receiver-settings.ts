@@ -11,6 +11,8 @@ export interface ReceiverSettings {
   readonly createSlot: 'manual' | 'auto';
   readonly pathPrefix: readonly string[] | null;
   readonly streamingDirectory: string;
+  /** Where the archiver claims files of it. */
+  readonly claims: string;
   /** `.<server>-receive-wal.lock`, which also holds the pid. */
   readonly lockPath: string;
   /** Where the {@link ReceiverReport} is written. */

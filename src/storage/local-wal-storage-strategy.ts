@@ -16,9 +16,10 @@ import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, type WalName } from '../wal/wal-name.ts';
 import { ArchivedFiles, readDirectory, storageError } from './archived-files.ts';
-import { claimPath } from './claim.ts';
+import { makeClaimDirectory } from './claim.ts';
 import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
+import { identityOf, sameIdentity } from './file-identity.ts';
 import { createPublisher, type Publisher } from './publisher.ts';
 import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
 import { sha256 } from './sha256.ts';
@@ -55,6 +56,8 @@ export interface LocalStorageSettings {
   readonly keys: ReadingKeys;
   /** Told once, when the file system turns out to have no hard links. */
   readonly onNoHardLinks: (directory: string) => void;
+  /** Told once, when nothing can be claimed, because others may write into this directory. */
+  readonly onNoClaims: (directory: string) => void;
 }
 
 /** The only names in the archive that may be left over from a crash, ours or an old Barman's. */
@@ -74,6 +77,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   readonly #stagers: StagerOnDemand;
   /** A claimed inode can't be linked into the archive: another file system, or a policy of this one. */
   #copyAlways = false;
+  #toldNoClaims = false;
 
   constructor(parts: StrategyParts, settings: LocalStorageSettings) {
     super(parts);
@@ -108,44 +112,59 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const final = this.getFullPath(wal.name);
     await this.#makeReady(dirname(final));
     const untouched = wal.plain && this.#settings.compression === null && this.#settings.encryption === null;
-    if (untouched && !options.copy && !this.#copyAlways) {
-      if (!wal.claimed) {
-        const claimed = await this.#claim(wal);
-        if (claimed !== null) return { wal: claimed, temporary: null, claimedNow: true };
-      } else if (await this.#isOurs(wal)) return { wal, temporary: null };
-    }
-    return { wal, temporary: temporaryOf(final) };
+    const claimed = untouched && !options.copy && !this.#copyAlways ? await this.#claim(wal) : null;
+    return claimed ?? { wal, temporary: temporaryOf(final) };
   }
 
   /**
-   * Renames a file inside its directory, so that no retried archive_command can
-   * truncate the inode that the archive is about to own. Null when its inode
-   * must not become the archive's: PostgreSQL's pg_wal shares it, or another
-   * user owns it.
+   * Renames a file into a directory of ours, so that no retried archive_command
+   * can truncate the inode that the archive is about to own, and nothing can take
+   * its place. Null when it has to be copied: its inode must not become the
+   * archive's, or there is no such directory on its file system.
    */
-  async #claim(wal: WaitingWal): Promise<WaitingWal | null> {
-    if (!(await this.#isOurs(wal))) return null;
-    const path = claimPath(wal.path, wal.name);
-    // rename(2) would replace an older claim. We hold the archive-wal lock, so nobody makes one meanwhile.
-    if (await isThere(path)) return null;
+  async #claim(wal: WaitingWal): Promise<PreparedWal | null> {
+    const { claimTo } = wal;
+    if (claimTo === null || !(await this.#isLinkable(wal.path)) || !(await this.#mayClaimIn(dirname(claimTo))))
+      return null;
+    if (wal.path === claimTo) return { wal, temporary: null };
+    // rename(2) would replace an older claim. We hold the archive-wal lock, so no other process makes one meanwhile.
+    if (await isThere(claimTo)) return null;
     try {
-      await rename(wal.path, path);
+      await rename(wal.path, claimTo);
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return null; // gone; staging will find out
+      if (errnoOf(error) === 'EXDEV') return null; // incoming is a mount of its own
       throw sourceError('rename', wal.path, error);
     }
-    return { ...wal, path, claimed: true };
+    const claimed = { ...wal, path: claimTo, claimed: true };
+    // What was renamed may be another file than the one that was looked at; staging sees that.
+    const temporary = (await this.#isLinkable(claimTo)) ? null : temporaryOf(this.getFullPath(wal.name));
+    return { wal: claimed, temporary, claimedFrom: wal.claimed ? undefined : wal.path };
   }
 
-  async #isOurs(wal: WaitingWal): Promise<boolean> {
+  /** Whether the archive may own this inode: no other name and no other user has it, and no other user could open it for writing. */
+  async #isLinkable(path: string): Promise<boolean> {
     try {
-      const stat = await lstat(wal.path);
+      const stat = await lstat(path);
       const root = await lstat(this.#settings.walsDirectory);
-      return stat.nlink === 1 && stat.uid === process.geteuid?.() && stat.dev === root.dev;
+      const isOurs = stat.isFile() && stat.uid === process.geteuid?.() && (stat.mode & 0o022) === 0;
+      return isOurs && stat.nlink === 1 && stat.dev === root.dev;
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return false;
       throw error;
     }
+  }
+
+  /** Looked at with each claim: what is closed now may be open later. */
+  async #mayClaimIn(directory: string): Promise<boolean> {
+    try {
+      if (await makeClaimDirectory(directory)) return true;
+    } catch (error) {
+      throw storageError(directory, error);
+    }
+    if (!this.#toldNoClaims) this.#settings.onNoClaims(dirname(dirname(directory)));
+    this.#toldNoClaims = true;
+    return false;
   }
 
   override async stage(prepared: PreparedWal, expected: number): Promise<StageResult> {
@@ -192,6 +211,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const published = await this.#publisher.publish(prepared, final, temporary !== null);
     switch (published) {
       case 'published':
+        if (temporary === null && !(await this.#isAsStaged(wal, final))) {
+          return { outcome: 'restage', reason: `${prepared} changed before it was archived` };
+        }
         return { outcome: 'stored', info: this.#infoOf(staged) };
       case 'gone':
         // Barman removes empty directories under the lock that we hold only now.
@@ -203,6 +225,15 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
       case 'taken':
         return this.#judgeDuplicate(staged, final);
     }
+  }
+
+  /** A process may hold a descriptor that it opened before the claim, and write. False: what the link made is undone. */
+  async #isAsStaged(wal: WaitingWal, final: string): Promise<boolean> {
+    const linked = identityOf(await lstat(final, { bigint: true }));
+    if (sameIdentity(linked, wal.identity)) return true;
+    const { dev, ino } = await lstat(final, { bigint: true });
+    if (dev === linked.dev && ino === linked.ino) await unlinkIfThere(final);
+    return false;
   }
 
   #infoOf({ wal, name, facts }: StagedWal): WalFileInfo {
@@ -256,16 +287,17 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
   }
 
   override async release(prepared: PreparedWal): Promise<WaitingWal> {
-    const { wal, temporary, claimedNow } = prepared;
+    const { wal, temporary, claimedFrom: path } = prepared;
     if (temporary !== null) await unlinkIfThere(temporary);
     // An older claim may be one of a reset: under its own name, pg_receivewal would take it for its position.
-    if (claimedNow !== true) return wal;
-    const path = join(dirname(wal.path), wal.name);
+    if (path === undefined) return wal;
     try {
       // What the archive has as well (the catalogue failed after the link) must not be where an archive_command writes.
       if ((await lstat(wal.path)).nlink > 1) return wal;
       // When the name is taken again, the claim keeps its own, and the next pass takes it first.
       if (!(await linkUnlessThere(wal.path, path))) return wal;
+      // Before it loses its other name.
+      await fsyncDirectory(dirname(path));
     } catch (error) {
       // Gone, or no hard links here: then it stays a claim.
       if (errnoOf(error) === 'ENOENT' || CANT_LINK.has(errnoOf(error) ?? '')) return wal;

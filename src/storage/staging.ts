@@ -24,7 +24,18 @@ export interface StageTask extends TransformTask {
  * a worker thread or in process; outcomes are values, so that they cross threads.
  */
 export function stageWal(task: StageTask): Promise<StageResult> {
-  return withSource(task, (fd) => stageOpenFile(task, fd));
+  return withSource(task, async (fd) => {
+    const began = changeOf(fd);
+    const result = await stageOpenFile(task, fd);
+    if (result.outcome !== 'staged' || task.temporary === null || changeOf(fd) === began) return result;
+    await unlink(task.temporary);
+    return { outcome: 'changed', reason: 'it changed while it was read' };
+  });
+}
+
+/** When its inode changed last: a process that writes to a file of its own can set back any other time. */
+function changeOf(fd: number): bigint {
+  return fstatSync(fd, { bigint: true }).ctimeNs;
 }
 
 async function stageOpenFile(task: StageTask, fd: number): Promise<StageResult> {

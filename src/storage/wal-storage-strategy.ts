@@ -17,8 +17,10 @@ export interface WaitingWal {
   /** Where it is now; a claimed file has another name than `name`. */
   readonly path: string;
   readonly identity: FileIdentity;
-  /** True once it was renamed so that only we know its name; see the local strategy. */
+  /** True once it was renamed out of the way of its writers; see the local strategy. */
   readonly claimed: boolean;
+  /** Where it may be claimed: a path in a directory of ours; null for nowhere. */
+  readonly claimTo: string | null;
   /** When its inode changed last, in milliseconds since the epoch. */
   readonly changedMs: number;
   /** Its first bytes are those of plain WAL, not of a compressed file. */
@@ -117,8 +119,8 @@ export interface StrategyParts {
 export interface PreparedWal {
   readonly wal: WaitingWal;
   readonly temporary: string | null;
-  /** The claim was made when this was prepared; any other was there before, and is not ours to give up. */
-  readonly claimedNow?: true | undefined;
+  /** Where it was before it was claimed just now; any other claim was there before, and is not ours to give up. */
+  readonly claimedFrom?: string | undefined;
   /** A page of it is broken, and it is archived with the same content: a duplicate like any other. */
   readonly archivedAsItIs?: true | undefined;
 }

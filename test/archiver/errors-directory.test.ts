@@ -10,6 +10,7 @@ import {
   rm,
   stat,
   symlink,
+  truncate,
   utimes,
   writeFile,
 } from 'node:fs/promises';
@@ -17,6 +18,8 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { ErrorsDirectory, summariseErrorFiles } from '../../src/archiver/errors-directory.ts';
+import { acquireLock } from '../../src/durable/lock-file.ts';
+import { until } from '../support/poll.ts';
 import { withTempDir } from '../support/temp-dir.ts';
 
 const NAME = '000000010000000000000001';
@@ -224,4 +227,62 @@ describe('summariseErrorFiles', () => {
   test('of nothing is nothing', () => {
     expect(summariseErrorFiles([])).toBeNull();
   });
+});
+
+describe('what is larger than WAL can be', () => {
+  test.each(['here', 'elsewhere'] as const)('stays where it is, and nothing of it is copied: %s', (where) =>
+    withErrors(where, async ({ from, errors }) => {
+      const source = join(from, NAME);
+      await writeFile(source, 'the beginning');
+      await truncate(source, 15 * 2 ** 40);
+      const refusal = {
+        code: 'invalid-wal',
+        message: expect.stringContaining('stays where it is: it has 16492674416640'),
+      };
+      await expect(errors.take(source, NAME, 'unknown', 'odd')).rejects.toMatchObject(refusal);
+      await expect(errors.takeCopy(source, NAME, 'unknown', 'odd')).rejects.toMatchObject({ code: 'invalid-wal' });
+      expect(await readdir(from)).toEqual([NAME]);
+      expect(await readdir(errors.path)).toEqual([]);
+    }),
+  );
+});
+
+describe('while others write into the errors directory', () => {
+  test('a file that is moved waits for them, and replaces nothing of theirs', () =>
+    withErrors('here', async ({ from, errors }) => {
+      for (const at of [1, 2, 3, 4, 5, 6]) await writeFile(join(from, `${at}`), `content ${at}`);
+      const entries = await Promise.all(
+        [1, 2, 3, 4, 5, 6].map((at) =>
+          at % 2 === 0
+            ? errors.take(join(from, `${at}`), NAME, 'duplicate', `${at}`)
+            : errors.takeCopy(join(from, `${at}`), NAME, 'duplicate', `${at}`),
+        ),
+      );
+      expect(new Set(entries).size).toBe(6);
+      const found = await errors.list();
+      for (const [index, entry] of entries.entries()) {
+        expect(await readFile(join(errors.path, entry), 'utf8')).toBe(`content ${index + 1}`);
+        expect(found.find((file) => file.entry === entry)?.reason).toBe(`${index + 1}`);
+      }
+    }));
+
+  test('the lock of one writer keeps another waiting', () =>
+    withErrors('here', async ({ from, errors }) => {
+      await writeFile(join(from, NAME), 'bytes');
+      await mkdir(join(from, '..', '.errors'), { recursive: true });
+      const held = await acquireLock(join(from, '..', '.errors', '.lock'));
+      const moved = errors.take(join(from, NAME), NAME, 'unknown', 'odd').then((entry) => ({ entry }));
+      await until('it to wait', async () => (await lockWaiters(join(from, '..', '.errors', '.lock'))) > 0);
+      expect(await readdir(errors.path)).toEqual([]);
+      await held[Symbol.asyncDispose]();
+      const { entry } = await moved;
+      expect(await readdir(errors.path)).toEqual([entry]);
+    }));
+
+  /** Locks of this file that are waited for, as the kernel lists them. */
+  async function lockWaiters(path: string): Promise<number> {
+    const { ino } = await stat(path);
+    const locks = await readFile('/proc/locks', 'utf8');
+    return locks.split('\n').filter((line) => line.includes('->') && line.includes(`:${ino} `)).length;
+  }
 });

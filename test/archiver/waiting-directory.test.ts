@@ -28,10 +28,32 @@ test('a listing sorts names into WAL files, claims, what is ignored and what is 
     const listing = await listWaiting(directory);
     expect(listing).toEqual({
       names: [name, `${name}.partial`, lower, '00000002.history'].sort(),
-      claims: new Set([name]),
+      claims: new Map([[name, join(directory, ours)]]),
       unknown: ['A', 'z'],
       ignored: expect.arrayContaining(['.x', 'a.tmp']),
     });
+  }));
+
+test('a listing has what is claimed; of two claims of one name the one that an older version made', () =>
+  withIncoming(async (directory) => {
+    const claims = join(directory, 'claims');
+    await mkdir(claims);
+    const other = `${name}.partial`;
+    for (const path of [
+      join(directory, `.walwarden-${name}`),
+      join(claims, name),
+      join(claims, other),
+      join(claims, 'x'),
+    ]) {
+      await writeFile(path, '');
+    }
+    const listing = await listWaiting(directory, claims);
+    expect(listing.names).toEqual([name, other]);
+    expect([...listing.claims]).toEqual([
+      [name, join(directory, `.walwarden-${name}`)],
+      [other, join(claims, other)],
+    ]);
+    expect((await listWaiting(directory, join(directory, 'none'))).names).toEqual([name]);
   }));
 
 test('temporaries of put-wal go when they are a day old; other dot files stay', () =>

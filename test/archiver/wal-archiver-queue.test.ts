@@ -13,6 +13,7 @@ const ready = (name: WalName): Inspection => ({
     path: `/incoming/${name}`,
     identity: { dev: 1n, ino: 1n, size: BigInt(SIZE), mtimeNs: 0n },
     claimed: false,
+    claimTo: null,
     changedMs: 0,
     plain: true,
   },

@@ -15,11 +15,12 @@ interface Finder extends TestStorage {
 
 function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
   return withStorage({}, (storage) => {
-    const { incoming, streaming, keys, deliveries } = storage;
+    const { incoming, streaming, claims, keys, deliveries } = storage;
     const parts = {
       strategy: storage.open(),
       incoming,
       streaming,
+      claims,
       keys,
       unpacker: new Unpacker({ custom: undefined, segmentSize: async () => null, resident: false }),
       foreign: async () => null,

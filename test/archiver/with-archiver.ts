@@ -63,6 +63,7 @@ export async function withArchiver<T>(
       const options = { ...defaults, ...more };
       return new FileWalArchiver(partsOf(options), {
         incoming: options.incoming ?? storage.incoming,
+        claims: storage.claims.incoming,
         batchSize: options.batchSize ?? 0,
         customMagic: options.customMagic,
         whole: new WholeDeliveries(at('.whole-deliveries'), logger),
@@ -72,6 +73,7 @@ export async function withArchiver<T>(
       const options = { ...defaults, ...more };
       return new StreamingWalArchiver(partsOf(options), {
         streaming: storage.streaming,
+        claims: storage.claims.streaming,
         batchSize: options.batchSize ?? 0,
         markerFile,
         receiver: { server: 'main', pathPrefix: null, lockPath: at('.lock'), reportPath: at('.receive-wal.json') },

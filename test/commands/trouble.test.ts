@@ -125,7 +125,7 @@ test('a claim whose fsync fails is stored by copying, in the same pass', () =>
   withServer({ archiver_workers: 0 }, async (server) => {
     await writeWal(server.incoming, { segment: 1 });
     await ensureBuilt();
-    const claim = claimPath(join(server.incoming, first.name), first.name);
+    const claim = join(server.home, 'main', '.claimed', 'incoming', first.name);
     const args = [
       '-f',
       '-qq',

@@ -83,6 +83,7 @@ function finderOf(storage: TestStorage): Parameters<typeof findWal>[0] {
     keys,
     deliveries: { of: async () => [] },
     unpacker,
+    claims: storage.claims,
     foreign: async () => null,
     checkAbsent: async () => {},
   };

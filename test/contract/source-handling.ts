@@ -1,9 +1,8 @@
-import { open, readdir, readFile, rename, writeFile } from 'node:fs/promises';
-import { basename } from 'node:path';
+import { mkdir, open, readdir, readFile, rename, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { WalwardenError } from '../../src/errors.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
-import { claimPath } from '../../src/storage/claim.ts';
 import { arrive, namesOf, plainOf, saveAll, waiting } from '../storage/with-storage.ts';
 import { makeWal } from '../support/make-wal.ts';
 import type { StorageFacts, WithStorageUnderTest } from './wal-storage-strategy.ts';
@@ -83,7 +82,8 @@ export function describeSourceHandling(facts: StorageFacts, withStorage: WithSto
     test('a claim that was there before stays one, whatever ends the pass: only who made it knows what it is for', () =>
       withStorage(async (storage) => {
         const { wal, name, bytes, path } = await arrive(storage.incoming);
-        const claim = claimPath(path, name);
+        const claim = join(dirname(storage.incoming), '.claimed', 'incoming', name);
+        await mkdir(dirname(claim), { recursive: true, mode: 0o700 });
         await rename(path, claim);
         const error = new WalwardenError('hook', 'the script said stop');
         const aborted = new WalwardenError('aborted', 'we were asked to stop');
@@ -94,7 +94,7 @@ export function describeSourceHandling(facts: StorageFacts, withStorage: WithSto
         const claimed = { ...wal, path: claim, claimed: true };
         for (const hooks of stops) {
           await saveAll(storage.open({ hooks }), [claimed]).catch((reason: unknown) => expect(reason).toBe(error));
-          expect(await readdir(storage.incoming)).toEqual([basename(claim)]);
+          expect(await readdir(dirname(claim))).toEqual([basename(claim)]);
         }
         const drain = new AbortController();
         const before: WalHooks['before'] = async () => {
@@ -106,12 +106,12 @@ export function describeSourceHandling(facts: StorageFacts, withStorage: WithSto
         const accept = async (): Promise<string> => 'it is WAL of another cluster';
         const refused = await saveAll(storage.open({ accept }), [claimed]);
         expect(refused).toMatchObject([{ outcome: 'invalid', wal: { path: claim, claimed: true } }]);
-        expect(await readdir(storage.incoming)).toEqual([basename(claim)]);
+        expect(await readdir(dirname(claim))).toEqual([basename(claim)]);
         expect(await waiting(claim, name)).toMatchObject({ identity: wal.identity });
         const strategy = storage.open();
         expect(await saveAll(strategy, [claimed])).toMatchObject([{ outcome: 'stored' }]);
         expect((await plainOf(storage, strategy, name))?.equals(bytes)).toBe(true);
-        expect(await readdir(storage.incoming)).toEqual([]);
+        expect(await readdir(dirname(claim))).toEqual([]);
       }));
   });
 }

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { readdir, symlink, utimes, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import { createCompressor } from '../../src/compression/codecs.ts';
@@ -20,7 +20,7 @@ import { historyName, walDirectory } from '../../src/wal/wal-name.ts';
 import { collect } from '../catalogue/with-catalogue.ts';
 import { BROKEN_PAGE, brokenWal } from '../support/broken-wal.ts';
 import { makeWal } from '../support/make-wal.ts';
-import { arrive, linesOf, namesOf, plainOf, queueOf, saveAll, waiting } from '../storage/with-storage.ts';
+import { arrive, linesOf, namesOf, plainOf, queueOf, saveAll, waiting, waitingIn } from '../storage/with-storage.ts';
 import { describeReplacing } from './replacing.ts';
 import { describeSourceHandling } from './source-handling.ts';
 
@@ -315,7 +315,7 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
             return { outcome: 'continue', reason: '' };
           },
           after: async (operation, wal, path, error) => {
-            const waits = (await readdir(storage.incoming)).some((entry) => entry.endsWith(wal.name));
+            const waits = (await waitingIn(storage.incoming)).some((source) => basename(source) === wal.name);
             const stored = path === storage.open().getFullPath(wal.name);
             calls.push(`${operation} after ${wal.name} ${stored} ${waits} ${error ?? 'well'}`);
             return { outcome: 'continue', reason: '' };
@@ -370,19 +370,19 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
         })();
         await expect(saving).rejects.toBe(error);
         expect(results).toMatchObject([{ outcome: 'stored', hooksDue: true }]);
-        const [entry = ''] = await readdir(storage.incoming);
-        expect(entry.endsWith(name)).toBe(true);
+        const [source = ''] = await waitingIn(storage.incoming);
+        expect(basename(source)).toBe(name);
         const called: string[] = [];
         const after: WalHooks['after'] = async (_operation, info) => {
           called.push(info.name);
           return { outcome: 'continue', reason: '' };
         };
-        const left = await waiting(join(storage.incoming, entry), name);
+        const left = await waiting(source, name);
         expect(await saveAll(storage.open({ hooks: { after } }), [left])).toMatchObject([
           { outcome: 'already-stored' },
         ]);
         expect(called).toEqual([name]);
-        expect(await readdir(storage.incoming)).toEqual([]);
+        expect(await waitingIn(storage.incoming)).toEqual([]);
         expect(await namesOf(storage.catalogue)).toEqual([name]);
       }));
 

@@ -58,6 +58,7 @@ test("a copy that goes to errors is ours, as is one of what another user's pg_re
     const settings = {
       server: 'main',
       streamingDirectory: streaming,
+      claims: join(directory, '.claimed', 'streaming'),
       reportPath: join(directory, '.receive-wal.json'),
       errors,
       logger: pino({ level: 'silent' }),

@@ -233,7 +233,8 @@ describe.concurrent('a disk that is full', () => {
         expectRefusal(await archiveWal(server), `${directory}/main-xlog.db`, 'ENOSPC');
         const lines = (await readFile(join(directory, 'main-xlog.db'), 'utf8')).split('\n');
         expect(lines.pop()).toBe('');
-        const waiting = new Set((await namesIn(server.incoming)).map((name) => name.replace('.walwarden-', '')));
+        const claims = join(server.home, 'main', '.claimed', 'incoming');
+        const waiting = new Set([...(await namesIn(server.incoming)), ...(await namesIn(claims))]);
         const known = new Set(lines.map((line) => line.split('\t')[0]));
         for (const { name } of wals) expect(waiting.has(name) || known.has(name)).toBe(true);
         grow('1m');
@@ -676,13 +677,14 @@ describe.concurrent('a hook', () => {
       const { status, stderr } = await archiveWal(server);
       expect(status).toBe(1);
       expect(stderr).toContain('post_archive_retry_script of main');
-      expect(await namesIn(server.incoming)).toHaveLength(1);
+      expect(await namesIn(join(server.home, 'main', '.claimed', 'incoming'))).toEqual([wal.name]);
       await writeFile(join(server.home, 'later'), '#!/bin/sh\necho "$BARMAN_SEGMENT $BARMAN_ERROR" >> called\n', {
         mode: 0o755,
       });
       expect((await archiveWal(server)).status).toBe(0);
       expect(await readFile(join(server.home, 'called'), 'utf8')).toBe(`${wal.name} \n`);
       expect(await namesIn(server.incoming)).toEqual([]);
+      expect(await namesIn(join(server.home, 'main', '.claimed', 'incoming'))).toEqual([]);
       await expectArchive(server, [wal]);
     }));
 });

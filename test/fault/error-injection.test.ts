@@ -18,18 +18,18 @@ interface Places {
   readonly final: string;
   readonly directory: string;
   readonly catalogue: string;
-  readonly incoming: string;
+  readonly claims: string;
 }
 
 function placesIn({ home }: FaultHome): Places {
   const final = join(home.wals, walDirectory(second), second);
   return {
     source: join(home.incoming, second),
-    claim: join(home.incoming, `.walwarden-${second}`),
+    claim: join(home.home, home.server, '.claimed', 'incoming', second),
     final,
     directory: dirname(final),
     catalogue: join(home.wals, 'main-xlog.db'),
-    incoming: home.incoming,
+    claims: join(home.home, home.server, '.claimed', 'incoming'),
   };
 }
 
@@ -86,7 +86,7 @@ describe.concurrent(
       { options: NONE, syscall: 'link', error: 'EIO', at: ({ final }) => final },
       { options: NONE, syscall: 'link', error: 'EROFS', at: ({ final }) => final },
       { options: NONE, syscall: 'fsync', error: 'EIO', at: ({ directory }) => directory },
-      { options: NONE, syscall: 'fsync', error: 'EIO', at: ({ incoming }) => incoming },
+      { options: NONE, syscall: 'fsync', error: 'EIO', at: ({ claims }) => claims },
       { options: NONE, syscall: 'unlink', error: 'EACCES', at: ({ claim }) => claim },
       { options: NONE, syscall: 'openat', error: 'EMFILE', at: ({ catalogue }) => catalogue },
       { options: NONE, syscall: 'write', error: 'ENOSPC', at: ({ catalogue }) => catalogue },
@@ -236,7 +236,7 @@ function label({ options, syscall, error, at }: Fault): string {
     final: 'the stored file',
     directory: 'its directory',
     catalogue: 'the catalogue',
-    incoming: 'incoming',
+    claims: 'the directory of claims',
   };
   return `${error} from ${syscall} on ${at(names)}, ${'compression' in options ? 'zstd' : 'no compression'}`;
 }

@@ -24,7 +24,8 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
   const { home, keys, produced, staying } = deliveries;
   const found: string[] = [];
   const archive = await readArchive(home);
-  const waiting = [home.incoming, home.streaming].map(async (directory) =>
+  const claims = ['incoming', 'streaming'].map((kind) => join(home.home, home.server, '.claimed', kind));
+  const waiting = [home.incoming, home.streaming, ...claims].map(async (directory) =>
     (await namesIn(directory)).map((entry) => ({ directory, entry })),
   );
   const sourcesThere = (await Promise.all(waiting)).flat();

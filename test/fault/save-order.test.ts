@@ -38,7 +38,7 @@ describe.each(CONFIGURATIONS)('the order of system calls, %s', (configuration) =
         expect(await fault.violations('healed')).toEqual([]);
 
         const syncs = calls.filter(isSync).map(({ paths: [path = ''] }) => path);
-        const ofFiles = syncs.filter((path) => /\/(\.walwarden-)?[0-9A-F]{24}[^/]*$/.test(path));
+        const ofFiles = syncs.filter((path) => /\/[0-9A-F]{24}[^/]*$/.test(path));
         expect(ofFiles.length).toBe(fault.produced.size);
         // Two groups: archive directory, catalogue, incoming (and the journal); once: identity, new directories, the first
         // catalogue, and that there is one.
@@ -92,7 +92,8 @@ const IN_ORDER = [
 
 function orderOf(calls: readonly Call[], { home }: FaultHome, name: WalName): string[] {
   const final = join(home.wals, walDirectory(name), name);
-  const claims = [join(home.incoming, `.walwarden-${name}`), join(home.streaming, `.walwarden-${name}`)];
+  const claimed = join(home.home, home.server, '.claimed');
+  const claims = [join(claimed, 'incoming', name), join(claimed, 'streaming', name)];
   const sources = [join(home.incoming, name), join(home.streaming, name), ...claims];
   const prepared = [`${final}.tmp`, ...claims];
   const catalogues = [join(home.wals, 'main-xlog.db'), join(home.wals, 'main-xlog.db.tmp')];

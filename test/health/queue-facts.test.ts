@@ -13,7 +13,7 @@ async function asStranger(directory: string, now: number): ReturnType<typeof que
   const root = process.geteuid?.() === 0;
   if (root) process.seteuid?.(65_534);
   try {
-    return await queueFacts(directory, 'incoming', now);
+    return await queueFacts(directory, `${directory}.claimed`, 'incoming', now);
   } finally {
     if (root) process.seteuid?.(0);
   }

@@ -24,6 +24,7 @@ test.each([
     const settings = {
       server: 'main',
       streamingDirectory: home.streaming,
+      claims: join(backup, '.claimed', 'streaming'),
       reportPath: join(backup, '.receive-wal.json'),
       errors: new ErrorsDirectory(home.errors, join(backup, '.errors')),
       readArchived,

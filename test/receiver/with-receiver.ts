@@ -51,6 +51,7 @@ export async function withReceiver<T>(
       createSlot: 'auto',
       pathPrefix: [pg.programs.bin],
       streamingDirectory: home.streaming,
+      claims: join(backup, '.claimed', 'streaming'),
       lockPath: join(home.home, `.${home.server}-receive-wal.lock`),
       reportPath: join(backup, '.receive-wal.json'),
       errors: new ErrorsDirectory(home.errors, join(backup, '.errors')),

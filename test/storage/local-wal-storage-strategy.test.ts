@@ -6,11 +6,13 @@ import {
   lstat,
   mkdir,
   mkdtemp,
+  open as openFile,
   readFile,
   readdir,
   rename,
   rm,
   stat,
+  symlink,
   truncate,
   unlink,
   utimes,
@@ -25,7 +27,9 @@ import { makeWal } from '../support/make-wal.ts';
 import { arrive, namesOf, saveAll, waiting, withStorage } from './with-storage.ts';
 
 const { name, bytes } = makeWal();
-const claimOf = (directory: string): string => join(directory, `.walwarden-${name}`);
+/** Where a pass claims a file; and where older versions did, inside incoming itself. */
+const claimOf = (incoming: string): string => join(dirname(incoming), '.claimed', 'incoming', name);
+const olderClaimOf = (incoming: string): string => join(incoming, `.walwarden-${name}`);
 
 async function isSame(path: string, expected: Buffer): Promise<boolean> {
   return (await readFile(path)).equals(expected);
@@ -64,6 +68,25 @@ describe('a file that nothing transforms', () => {
       expect(await isSame(strategy.getFullPath(name), bytes)).toBe(true);
       expect(await readdir(incoming)).toEqual([name]);
       expect(await isSame(path, other)).toBe(true);
+      expect(await namesOf(catalogue)).toEqual([name]);
+    }));
+
+  test('is what was staged, whatever takes the place of any file in incoming before it is linked', () =>
+    withStorage({}, async ({ incoming, open, catalogue }) => {
+      const { wal } = await arrive(incoming);
+      const strategy = open();
+      const commit = strategy.commit.bind(strategy);
+      strategy.commit = async (group) => {
+        if (group.length > 0) await writeFile(join(incoming, name), 'what came next');
+        for (const entry of await readdir(incoming)) {
+          await writeFile(join(incoming, '.other'), 'something else');
+          await rename(join(incoming, '.other'), join(incoming, entry));
+        }
+        return commit(group);
+      };
+      expect(await saveAll(strategy, [wal])).toMatchObject([{ outcome: 'stored' }]);
+      expect(await isSame(strategy.getFullPath(name), bytes)).toBe(true);
+      expect(await isSame(join(incoming, name), Buffer.from('something else'))).toBe(true);
       expect(await namesOf(catalogue)).toEqual([name]);
     }));
 
@@ -146,23 +169,33 @@ describe('a file that nothing transforms', () => {
       await writeFile(path, 'O_TRUNC');
       expect(await isSame(archived, bytes)).toBe(true);
       await unlink(path);
-      const [left = ''] = await readdir(incoming);
-      expect(await saveAll(open(), [await waiting(join(incoming, left), name)])).toMatchObject([
+      expect(await readdir(incoming)).toEqual([]);
+      expect(await saveAll(open(), [await waiting(claimOf(incoming), name)])).toMatchObject([
         { outcome: 'already-stored' },
       ]);
       expect(await namesOf(catalogue)).toEqual([name]);
-      expect(await readdir(incoming)).toEqual([]);
+      expect(existsSync(claimOf(incoming))).toBe(false);
     }));
 });
 
-describe('claims of an interrupted pass', () => {
+describe.each([
+  ['this version', claimOf],
+  ['an older version', olderClaimOf],
+] as const)('claims of an interrupted pass of %s', (_version, placeOf) => {
+  async function claim(path: string): Promise<string> {
+    const place = placeOf(dirname(path));
+    await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+    await rename(path, place);
+    return place;
+  }
+
   test('are finished', () =>
     withStorage({}, async ({ incoming, catalogue, open }) => {
       const { path } = await arrive(incoming);
-      await rename(path, claimOf(incoming));
-      const { ino } = await stat(claimOf(incoming));
+      const left = await claim(path);
+      const { ino } = await stat(left);
       const strategy = open();
-      expect(await saveAll(strategy, [await waiting(claimOf(incoming), name)])).toMatchObject([{ outcome: 'stored' }]);
+      expect(await saveAll(strategy, [await waiting(left, name)])).toMatchObject([{ outcome: 'stored' }]);
       expect((await stat(strategy.getFullPath(name))).ino).toBe(ino);
       expect(await readdir(incoming)).toEqual([]);
       expect(await namesOf(catalogue)).toEqual([name]);
@@ -171,15 +204,13 @@ describe('claims of an interrupted pass', () => {
   test('that were linked already lose only the claim', () =>
     withStorage({}, async ({ incoming, catalogue, open }) => {
       const { path } = await arrive(incoming);
-      await rename(path, claimOf(incoming));
+      const left = await claim(path);
       const strategy = open();
       const archived = strategy.getFullPath(name);
       await mkdir(dirname(archived));
-      await link(claimOf(incoming), archived);
+      await link(left, archived);
       const { ino } = await stat(archived);
-      expect(await saveAll(strategy, [await waiting(claimOf(incoming), name)])).toMatchObject([
-        { outcome: 'already-stored' },
-      ]);
+      expect(await saveAll(strategy, [await waiting(left, name)])).toMatchObject([{ outcome: 'already-stored' }]);
       expect(await stat(archived)).toMatchObject({ ino, nlink: 1 });
       expect(await readdir(incoming)).toEqual([]);
       expect(await readdir(dirname(archived))).toEqual([name]);
@@ -189,8 +220,8 @@ describe('claims of an interrupted pass', () => {
   test('are finished where the configuration now compresses', () =>
     withStorage({ compression: 'zstd' }, async ({ incoming, open }) => {
       const { path } = await arrive(incoming);
-      await rename(path, claimOf(incoming));
-      expect(await saveAll(open(), [await waiting(claimOf(incoming), name)])).toMatchObject([
+      const left = await claim(path);
+      expect(await saveAll(open(), [await waiting(left, name)])).toMatchObject([
         { outcome: 'stored', info: { compression: 'zstd' } },
       ]);
       expect(await readdir(incoming)).toEqual([]);
@@ -198,14 +229,14 @@ describe('claims of an interrupted pass', () => {
 
   test('are not overwritten by the claim of a new arrival', () =>
     withStorage({}, async ({ incoming, open }) => {
-      const { path, wal } = await arrive(incoming);
-      const older = makeWal({ seed: 2 }).bytes;
-      await writeFile(claimOf(incoming), older);
+      const { path, bytes: older } = await arrive(incoming, { seed: 2 });
+      const left = await claim(path);
+      const { wal } = await arrive(incoming);
       const strategy = open();
       expect(await saveAll(strategy, [wal])).toMatchObject([{ outcome: 'stored' }]);
       expect(existsSync(path)).toBe(false);
-      expect(await isSame(claimOf(incoming), older)).toBe(true);
-      expect(await saveAll(strategy, [await waiting(claimOf(incoming), name)])).toMatchObject([
+      expect(await isSame(left, older)).toBe(true);
+      expect(await saveAll(strategy, [await waiting(left, name)])).toMatchObject([
         { outcome: 'conflict', wal: { path: claimOf(incoming) } },
       ]);
       expect(existsSync(path)).toBe(false);
@@ -216,13 +247,88 @@ describe('claims of an interrupted pass', () => {
   test('stay claims when their name is taken again', () =>
     withStorage({}, async ({ incoming, open }) => {
       const { path } = await arrive(incoming);
-      await rename(path, claimOf(incoming));
+      const left = await claim(path);
       await arrive(incoming, { seed: 2 });
       const strategy = open({ accept: async () => 'of another cluster' });
-      expect(await saveAll(strategy, [await waiting(claimOf(incoming), name)])).toMatchObject([
+      expect(await saveAll(strategy, [await waiting(left, name)])).toMatchObject([
         { outcome: 'invalid', wal: { path: claimOf(incoming), claimed: true } },
       ]);
-      expect((await readdir(incoming)).sort()).toEqual([`.walwarden-${name}`, name].sort());
+      expect(await readdir(incoming)).toEqual([name]);
+      expect(await isSame(claimOf(incoming), bytes)).toBe(true);
+    }));
+});
+
+describe('where others may write into the directory of claims, or rename it away', () => {
+  const open0o775 = (directory: string) => chmod(directory, 0o775);
+  test.each<[string, (incoming: string) => Promise<unknown>]>([
+    ["the server's own directory", (incoming) => open0o775(dirname(incoming))],
+    ['the directory of all claims', (incoming) => open0o775(join(dirname(incoming), '.claimed'))],
+    ['the directory of claims of incoming', (incoming) => open0o775(dirname(claimOf(incoming)))],
+    [
+      'a link in its place',
+      async (incoming) => {
+        const claims = dirname(claimOf(incoming));
+        await rename(claims, `${dirname(incoming)}/elsewhere`);
+        await symlink(`${dirname(incoming)}/elsewhere`, claims);
+      },
+    ],
+  ])('a file is copied, and reported once: %s', (_what, loosen) =>
+    withStorage({}, async ({ incoming, open }) => {
+      await mkdir(dirname(claimOf(incoming)), { recursive: true, mode: 0o700 });
+      await loosen(incoming);
+      const reported: string[] = [];
+      const strategy = open({ onNoClaims: (directory) => reported.push(directory) });
+      for (const segment of [1, 2]) {
+        const arrived = await arrive(incoming, { segment });
+        const { ino } = await stat(arrived.path);
+        expect(await saveAll(strategy, [arrived.wal])).toMatchObject([{ outcome: 'stored' }]);
+        expect((await stat(strategy.getFullPath(arrived.name))).ino).not.toBe(ino);
+        expect(await isSame(strategy.getFullPath(arrived.name), arrived.bytes)).toBe(true);
+      }
+      expect(reported).toEqual([dirname(incoming)]);
+      expect(await readdir(incoming)).toEqual([]);
+    }),
+  );
+
+  test('a file that others may write is copied: one of them may have it open', () =>
+    withStorage({}, async ({ incoming, open }) => {
+      const { path } = await arrive(incoming);
+      await chmod(path, 0o620);
+      const { ino } = await stat(path);
+      await using writer = await openFile(path, 'r+');
+      const strategy = open();
+      expect(await saveAll(strategy, [await waiting(path)])).toMatchObject([{ outcome: 'stored' }]);
+      await writer.write('changed');
+      expect((await stat(strategy.getFullPath(name))).ino).not.toBe(ino);
+      expect(await isSame(strategy.getFullPath(name), bytes)).toBe(true);
+    }));
+
+  test('a file that is written after it was staged is not archived as it is then', () =>
+    withStorage({}, async ({ incoming, open, catalogue }) => {
+      const { path, wal } = await arrive(incoming);
+      await using writer = await openFile(path, 'r+');
+      const strategy = open();
+      const commit = strategy.commit.bind(strategy);
+      strategy.commit = async (group) => {
+        if (group.length > 0) await writer.write('changed');
+        return commit(group);
+      };
+      expect(await saveAll(strategy, [wal])).toMatchObject([{ outcome: 'changed', wal: { path } }]);
+      expect(await strategy.exists(strategy.getFullPath(name))).toBe(false);
+      expect(await namesOf(catalogue)).toEqual([]);
+      expect(await readdir(incoming)).toEqual([name]);
+    }));
+
+  test('another file that takes the place of the one that was looked at is not archived for it', () =>
+    withStorage({}, async ({ incoming, open }) => {
+      const { path, wal } = await arrive(incoming);
+      const other = makeWal({ seed: 2 }).bytes;
+      await writeFile(`${path}.other`, other, { mode: 0o600 });
+      await rename(`${path}.other`, path);
+      const strategy = open();
+      expect(await saveAll(strategy, [wal])).toMatchObject([{ outcome: 'changed', wal: { path } }]);
+      expect(await strategy.exists(strategy.getFullPath(name))).toBe(false);
+      expect(await isSame(path, other)).toBe(true);
     }));
 });
 

@@ -82,7 +82,13 @@ export async function withCloudStorage<T>(
           ...storage,
         },
       );
-      const shortSegments = new ShortSegments({ strategy, streaming: home.streaming, keys, deliveries });
+      const shortSegments = new ShortSegments({
+        strategy,
+        streaming: home.streaming,
+        claims: join(home.home, home.server, '.claimed', 'streaming'),
+        keys,
+        deliveries,
+      });
       opened.push(strategy);
       return strategy;
     };

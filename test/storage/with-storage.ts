@@ -1,5 +1,5 @@
-import { lstat, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { lstat, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { ShortDeliveries } from '../../src/archiver/short-deliveries.ts';
 import { ShortSegments } from '../../src/archiver/short-segments.ts';
 import { STRICT } from '../../src/storage/taking.ts';
@@ -7,6 +7,7 @@ import { Xlogdb } from '../../src/catalogue/xlogdb.ts';
 import type { CompressionName } from '../../src/compression/codec.ts';
 import { recogniseCompression } from '../../src/compression/codecs.ts';
 import type { WalHooks } from '../../src/hooks/wal-hooks.ts';
+import { claimDirectories, type ClaimDirectories } from '../../src/storage/claim.ts';
 import { identityOf } from '../../src/storage/file-identity.ts';
 import { LocalWalStorageStrategy, type LocalStorageSettings } from '../../src/storage/local-wal-storage-strategy.ts';
 import { plainBytes, type ReadingKeys } from '../../src/storage/stored-content.ts';
@@ -28,6 +29,7 @@ export interface StorageOptions {
   readonly keys?: ReadingKeys;
   readonly hooks?: Partial<WalHooks>;
   readonly accept?: AcceptSystem;
+  readonly onNoClaims?: (directory: string) => void;
 }
 
 /** A local archive, without the configuration and the process around it. */
@@ -37,6 +39,7 @@ export interface TestStorage extends TestHome {
   readonly journalPath: string;
   readonly keys: ReadingKeys;
   readonly deliveries: ShortDeliveries;
+  readonly claims: ClaimDirectories;
   /** Another object for the same archive, as another process has it. */
   readonly open: (options?: StorageOptions) => LocalWalStorageStrategy;
 }
@@ -62,7 +65,13 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
       describeStored: (name) => open().describe(name),
     });
     const open = (options: StorageOptions = {}): LocalWalStorageStrategy => {
-      const { compression = null, encryption = null, hooks, accept } = { ...defaults, ...options };
+      const {
+        compression = null,
+        encryption = null,
+        hooks,
+        accept,
+        onNoClaims = () => undefined,
+      } = { ...defaults, ...options };
       const strategy = new LocalWalStorageStrategy(
         {
           catalogue,
@@ -82,14 +91,22 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           encryption,
           keys: options.keys ?? keys,
           onNoHardLinks: () => undefined,
+          onNoClaims,
         },
       );
-      const shortSegments = new ShortSegments({ strategy, streaming: home.streaming, keys, deliveries });
+      const shortSegments = new ShortSegments({
+        strategy,
+        streaming: home.streaming,
+        claims: claimDirectories(join(home.home, home.server)).streaming,
+        keys,
+        deliveries,
+      });
       opened.push(strategy);
       return strategy;
     };
     try {
-      return await body({ ...home, catalogue, cataloguePath, journalPath, keys, deliveries, open });
+      const claims = claimDirectories(join(home.home, home.server));
+      return await body({ ...home, claims, catalogue, cataloguePath, journalPath, keys, deliveries, open });
     } finally {
       for (const strategy of opened) await strategy.close();
     }
@@ -100,14 +117,28 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
 export async function waiting(path: string, name?: WalName): Promise<WaitingWal> {
   const stat = await lstat(path, { bigint: true });
   const head = stat.isFile() ? (await readFile(path)).subarray(0, 64) : Buffer.alloc(0);
+  const wal = name ?? walName(basename(path));
+  const directory = dirname(path);
+  const isClaim = basename(dirname(directory)) === '.claimed';
   return {
-    name: name ?? walName(basename(path)),
+    name: wal,
     path,
     identity: identityOf(stat),
-    claimed: name !== undefined && basename(path).startsWith('.walwarden-'),
+    claimed: isClaim || (name !== undefined && basename(path).startsWith('.walwarden-')),
+    claimTo: isClaim ? path : join(dirname(directory), '.claimed', basename(directory), wal),
     changedMs: Number(stat.ctimeNs / 1_000_000n),
     plain: recogniseCompression(head) === null,
   };
+}
+
+/** Where files wait that were delivered to incoming, claimed ones included. */
+export async function waitingIn(incoming: string): Promise<string[]> {
+  const claims = claimDirectories(dirname(incoming)).incoming;
+  const found = [incoming, claims].map(async (directory) => {
+    const entries = await readdir(directory).catch(() => []);
+    return entries.map((entry) => join(directory, entry));
+  });
+  return (await Promise.all(found)).flat();
 }
 
 export async function* queueOf(wals: Iterable<WaitingWal>): AsyncGenerator<WaitingWal> {

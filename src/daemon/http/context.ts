@@ -3,6 +3,7 @@ import { findServer } from '../../config/config.ts';
 import { isErrorCode } from '../../errors.ts';
 import type { Logger } from '../../logging.ts';
 import type { Server } from '../../server.ts';
+import type { DiskWatch } from '../disk-watch.ts';
 import type { DaemonView, ServerView } from '../daemon-view.ts';
 import { HttpError } from './answers.ts';
 import { accessOf } from './gate.ts';
@@ -32,6 +33,9 @@ export interface HttpContext {
   readonly view: () => DaemonView;
   readonly logger: Logger;
   readonly readAhead: ReadAhead;
+  readonly disks: DiskWatch;
+  /** How long a deposit may take, in milliseconds. */
+  readonly depositMs: number;
 }
 
 /** Adds routes of one kind. */

@@ -5,7 +5,9 @@ import { errnoOf, messageOf, WalwardenError } from '../../errors.ts';
 import { unlessAborted } from '../../health/patience.ts';
 import type { Logger } from '../../logging.ts';
 import type { DaemonView } from '../daemon-view.ts';
+import { DiskWatch } from '../disk-watch.ts';
 import { createApp, type App } from './app.ts';
+import { DEPOSIT_MS, DISK_PATIENCE_MS } from './limits.ts';
 import { isLoopback, parseListenAddress, type ListenAddress } from './listen-address.ts';
 import { ReadAhead } from './read-ahead.ts';
 import { readTls } from './tls.ts';
@@ -19,6 +21,8 @@ export interface HttpSettings {
   readonly tlsCertFile: string | null;
   readonly tlsKeyFile: string | null;
   readonly tokensFile: string | null;
+  /** How long a deposit may take, in milliseconds; default {@link DEPOSIT_MS}. */
+  readonly depositMs?: number;
 }
 
 export interface HttpServer {
@@ -54,7 +58,13 @@ export async function startHttpServer(
   const readAhead = new ReadAhead();
   const app = await createApp(
     { tokens: () => tokens, isSocket: where.kind === 'unix', tls },
-    { view, logger, readAhead },
+    {
+      view,
+      logger,
+      readAhead,
+      disks: new DiskWatch(DISK_PATIENCE_MS),
+      depositMs: settings.depositMs ?? DEPOSIT_MS,
+    },
   );
   await listen(app.server, where, settings.listen);
   const address = addressOf(app.server, where, tls !== null);

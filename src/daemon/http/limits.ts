@@ -16,6 +16,10 @@ export const TLS_HANDSHAKE_TIMEOUT_MS = 5_000;
 export const BODY_SILENCE_MS = 60_000;
 /** Nothing moves on a connection: we read an archive that is slow, or the client doesn't read. */
 export const SILENCE_MS = 10 * 60_000;
+/** A file that was sent has to be stored, or refused, in so many milliseconds: PostgreSQL waits, and sends it again. */
+export const DEPOSIT_MS = 60_000;
+/** A disk on which one call takes longer, in milliseconds, does not answer. */
+export const DISK_PATIENCE_MS = 5_000;
 export const KEEP_ALIVE_MS = 60_000;
 /** What is still sent after our answer is read, and forgotten, for so long: a client that is cut off at once may miss the answer. */
 export const LINGER_MS = 5_000;

@@ -11,6 +11,7 @@ import { asHttpError, HttpError, isDiskFull } from './answers.ts';
 import { answered } from './answered.ts';
 import { serverFor, useOf, type AddRoutes } from './context.ts';
 import { BODY_SILENCE_MS, JUDGED_AT_A_TIME, LET_IN_AT_A_TIME, MAX_BODY_SIZE, SILENCE_MS } from './limits.ts';
+import { formatSpan } from '../../words.ts';
 import { oneByOne } from './one-by-one.ts';
 import { Turns } from './turns.ts';
 
@@ -20,7 +21,7 @@ interface WalParams {
 }
 
 /** `PUT /servers/SERVER/wal/NAME`: what put-wal does, for one file. */
-export const addPutRoute: AddRoutes = (app, { view, logger }) => {
+export const addPutRoute: AddRoutes = (app, { view, logger, depositMs }) => {
   const entering = new Turns(LET_IN_AT_A_TIME);
   const judging = new Turns(JUDGED_AT_A_TIME);
 
@@ -35,20 +36,39 @@ export const addPutRoute: AddRoutes = (app, { view, logger }) => {
     }
     const over = answered(request, reply);
     const server = useOf(target);
-    await entering.run(server.name, over, () => server.makeDirectories());
-    const received = await receive(request, reply, config.options.incoming_wals_directory, name);
-    try {
-      request.walBytes = received.size;
-      if (expected !== null && expected !== received.sha256) {
-        const message = `the checksum of ${name} is wrong: X-Content-SHA256 says ${expected}, found ${received.sha256}`;
-        throw new HttpError(422, 'invalid-wal', message, { hint: 'nothing was stored; it was damaged on its way' });
+    const { incoming_wals_directory: incoming } = config.options;
+    await inTime(name, incoming, () => entering.run(server.name, over, () => server.makeDirectories()));
+    const received = await receive(request, reply, incoming, name);
+    request.walBytes = received.size;
+    const deposited = await inTime(name, incoming, async () => {
+      try {
+        if (expected !== null && expected !== received.sha256) {
+          const message = `the checksum of ${name} is wrong: X-Content-SHA256 says ${expected}, found ${received.sha256}`;
+          throw new HttpError(422, 'invalid-wal', message, { hint: 'nothing was stored; it was damaged on its way' });
+        }
+        return await judging.run(server.name, over, () => deposit(server, name, received.temporary, expected !== null));
+      } finally {
+        await unlinkIfThere(received.temporary);
       }
-      const deposited = await judging.run(server.name, over, () =>
-        deposit(server, name, received.temporary, expected !== null),
-      );
-      return answer(server, name, deposited, reply);
+    });
+    return answer(server, name, deposited, reply);
+  }
+
+  /** PostgreSQL must not wait for a disk that does not answer; what was begun goes on, and nothing is vouched for. */
+  async function inTime<T>(name: WalName, incoming: string, work: () => Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(() => {
+        const message = `${name} could not be stored within ${formatSpan(depositMs)}: ${incoming}, or the archive, does not answer`;
+        const hint =
+          'nothing is acknowledged; see whether its disk is there. PostgreSQL keeps the file and tries again';
+        reject(new HttpError(503, 'storage', message, { hint }));
+      }, depositMs);
+    });
+    try {
+      return await Promise.race([work(), late]);
     } finally {
-      await unlinkIfThere(received.temporary);
+      clearTimeout(timer);
     }
   }
 

@@ -1,4 +1,5 @@
 import type { ServerConfig } from '../../config/config.ts';
+import { isS3Location } from '../../config/values.ts';
 import { statusJson, statusOfServer } from '../../server-status.ts';
 import type { ServerView } from '../daemon-view.ts';
 import { HttpError } from './answers.ts';
@@ -21,7 +22,7 @@ class Looks {
 }
 
 /** `/livez`, `/readyz`, `/servers`, `/servers/SERVER/status` and `/metrics`: what the daemon does. */
-export const addStateRoutes: AddRoutes = (app, { view, logger }) => {
+export const addStateRoutes: AddRoutes = (app, { view, logger, disks }) => {
   const looks = new Looks();
 
   app.route({
@@ -37,9 +38,16 @@ export const addStateRoutes: AddRoutes = (app, { view, logger }) => {
     config: { whileStopping: true, answers: [200, 401, 503] },
     handler: async (request, reply) => {
       const { phase, servers } = view();
-      if (phase !== 'running') void reply.code(503).header('retry-after', RETRY_AFTER_S);
+      const stuck = phase === 'running' ? await disks.stuck(directoriesOf(servers.values())) : null;
+      if (phase !== 'running' || stuck !== null) void reply.code(503).header('retry-after', RETRY_AFTER_S);
       const covered = [...servers.values()].filter(({ name }) => accessOf(request).allows(name));
-      return { phase, servers: covered.map(({ name, archiving }) => ({ server: name, archiving })) };
+      const shown = stuck !== null && new Set(directoriesOf(covered)).has(stuck) ? stuck : null;
+      return {
+        phase,
+        disks: stuck === null ? 'answering' : 'stuck',
+        stuckDirectory: shown,
+        servers: covered.map(({ name, archiving }) => ({ server: name, archiving })),
+      };
     },
   });
 
@@ -82,6 +90,20 @@ export const addStateRoutes: AddRoutes = (app, { view, logger }) => {
     },
   });
 };
+
+/** Where the servers that this daemon works for deliver, keep and remember WAL. */
+function directoriesOf(servers: Iterable<ServerView>): string[] {
+  const found: string[] = [];
+  for (const { config } of servers) {
+    const { active, disabled, options } = config;
+    if (!active || disabled) continue;
+    found.push(options.backup_directory, options.incoming_wals_directory, options.errors_directory);
+    if (options.streaming_archiver) found.push(options.streaming_wals_directory);
+    if (!isS3Location(options.wals_directory)) found.push(options.wals_directory);
+    if (options.xlogdb_directory !== null) found.push(options.xlogdb_directory);
+  }
+  return found;
+}
 
 function summaryOf({ name, config, archiving, receiving }: ServerView): unknown {
   const { active, passive, disabled } = config;

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { createApp } from '../../../src/daemon/http/app.ts';
+import { DiskWatch } from '../../../src/daemon/disk-watch.ts';
 import { ReadAhead } from '../../../src/daemon/http/read-ahead.ts';
 import { WalwardenError } from '../../../src/errors.ts';
 import { createLogger } from '../../../src/logging.ts';
@@ -30,7 +31,13 @@ test('docs/openapi.json has every route with every answer, and no other', async 
   const unused = (): never => {
     throw new Error('nobody asks');
   };
-  const context = { view: unused, logger: createLogger({ file: null, level: 'ERROR' }), readAhead: new ReadAhead() };
+  const context = {
+    view: unused,
+    logger: createLogger({ file: null, level: 'ERROR' }),
+    readAhead: new ReadAhead(),
+    disks: new DiskWatch(1_000),
+    depositMs: 1_000,
+  };
   const { routes, server } = await createApp({ tokens: () => null, isSocket: true, tls: null }, context);
   server.close();
   const registered = routes.map(({ method, url, answers }) => {
@@ -66,6 +73,8 @@ describe('what the daemon tells of itself', () => {
         expect(answer.status).toBe(status);
         expect(jsonOf(answer)).toMatchObject({
           phase,
+          disks: 'answering',
+          stuckDirectory: null,
           servers: [
             { server: 'main', archiving: { state: 'idle' } },
             { server: 'asleep', archiving: null },

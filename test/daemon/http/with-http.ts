@@ -49,6 +49,8 @@ export interface HttpTestOptions {
   /** Default: a unix socket. */
   readonly listen?: string;
   readonly tls?: { readonly cert: string; readonly key: string; readonly ca: Buffer };
+  /** How long a deposit may take, in milliseconds. */
+  readonly depositMs?: number;
   /** The lines of the tokens file. */
   readonly tokens?: readonly string[];
 }
@@ -92,6 +94,7 @@ export async function withHttp<T>(options: HttpTestOptions, body: (test: TestHtt
       tlsCertFile: options.tls?.cert ?? null,
       tlsKeyFile: options.tls?.key ?? null,
       tokensFile,
+      ...(options.depositMs === undefined ? {} : { depositMs: options.depositMs }),
     };
     const http = await startHttpServer(settings, new Set(config.servers.keys()), () => view, logger);
     const ask = (path: string, asked: HttpRequestOptions = {}): Promise<HttpAnswer> =>
