@@ -1,5 +1,5 @@
 import { summariseErrorFiles } from './archiver/errors-directory.ts';
-import { whyNothingIsReceived } from './archiver/streaming-health.ts';
+import { receivedWithoutSlotUntil, whyNothingIsReceived } from './archiver/streaming-health.ts';
 import { StreamingWalArchiver } from './archiver/streaming-wal-archiver.ts';
 import { createCompressor, decompress } from './compression/codecs.ts';
 import { pipeThrough } from './compression/external-program.ts';
@@ -187,13 +187,15 @@ async function checkServerOf(look: Look, strategy: CheckStrategy, signal: AbortS
   const { slot_name: slotName, streaming_archiver: streams } = server.config.options;
   strategy.initCheck('PostgreSQL');
   const remote = await look.remote(signal);
+  const streaming = streams ? await look.streaming(signal) : null;
   const options: PostgresCheckOptions = {
     server: server.name,
     streams,
     separate: isSeparate(server),
     slotName,
     streamingName: look.server.postgres.streamingName,
-    notReceiving: streams ? whyNothingIsReceived(await look.streaming(signal), look.now) : null,
+    notReceiving: streaming === null ? null : whyNothingIsReceived(streaming, look.now),
+    withoutSlotUntil: streaming === null ? null : receivedWithoutSlotUntil(streaming, look.now),
     createSlot: server.receiver.createSlot,
     isOtherCluster: await isOtherCluster(server.identity.path, remote),
   };

@@ -126,6 +126,13 @@ export function whyNothingIsReceived(status: StreamingArchivalStatus, now = Date
   }
 }
 
+/** An LSN up to which WAL is received without the slot; null when it is received with it, or not at all. */
+export function receivedWithoutSlotUntil(status: StreamingArchivalStatus, now = Date.now()): string | null {
+  const { owner, report } = status;
+  if (report === null || (owner !== 0 && owner !== report.pid)) return null;
+  return whyNothingIsReceived(status, now) === null ? report.withoutSlotUntil : null;
+}
+
 /** Its last word comes right before it lets go of the lock. */
 const LETS_GO_MS = 10_000;
 

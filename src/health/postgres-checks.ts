@@ -15,6 +15,8 @@ export interface PostgresCheckOptions {
   readonly slotName: string | null;
   /** Why nothing is received; null when something is, or it is not known. */
   readonly notReceiving: string | null;
+  /** An LSN up to which our receiver streams without the slot, which reserves WAL from there on only; null when it does not. */
+  readonly withoutSlotUntil?: string | null;
   /** `streaming_archiver_name`: the application_name of our own receiver; without it any process may be that. */
   readonly streamingName?: string;
   /** `create_slot`; `manual` when not given. */
@@ -108,6 +110,11 @@ function checkSlot(
     if (slot === null || slot.restartLsn === null) return [];
     const use = slot.active ? `is in use by ${describeHolder(slot)}` : 'exists';
     const hint = `WARNING: streaming_archiver is off, but slot ${name} ${use} and makes the server keep WAL${retained}; drop it (receive-wal --drop-slot) when nobody needs it`;
+    return [{ check, ok: true, hint }];
+  }
+  const until = options.withoutSlotUntil ?? null;
+  if (until !== null && slot !== null && !slot.active && slot.type === 'physical' && lossOf(slot) === null) {
+    const hint = `not in use yet: receive-wal first receives, without it, what the server still has before ${until}`;
     return [{ check, ok: true, hint }];
   }
   const trouble = troubleOfSlot(name, slot, retained, options);

@@ -1,4 +1,5 @@
 import { messageOf } from '../errors.ts';
+import { formatLsn } from '../wal/lsn.ts';
 import { count, formatSpan } from '../words.ts';
 import { OutageLog, type Level } from './outage-log.ts';
 import type { ReadyToStream } from './preflight.ts';
@@ -39,6 +40,8 @@ export class ReceiverJournal {
   #failures = 0;
   #downSince: number | null = null;
   #writing: Promise<void> = Promise.resolve();
+  /** The last report could not be written, which was told. */
+  #unwritten = false;
 
   private constructor(settings: ReceiverSettings, previous: ReceiverReport | null) {
     this.#settings = settings;
@@ -65,6 +68,7 @@ export class ReceiverJournal {
     this.#ready = ready;
     this.#synchronous = ready.synchronous;
     this.#starts += 1;
+    this.#report();
   }
 
   /** Tells the new state; `reason` where it does not stream for one. */
@@ -138,6 +142,7 @@ export class ReceiverJournal {
   #report(): void {
     const { reportPath, postgres, server } = this.#settings;
     const streaming = this.#state === 'streaming';
+    const until = this.#ready?.withoutSlotUntil;
     const report = {
       pid: process.pid,
       state: this.#state,
@@ -150,14 +155,18 @@ export class ReceiverJournal {
       cause: this.#cause,
       retryAt: this.#retryAt,
       slotName: postgres.slotName,
+      withoutSlotUntil: until === undefined ? null : formatLsn(until),
       synchronous: this.#synchronous,
       program: this.#ready?.program.version ?? null,
     };
     this.#writing = this.#writing
       .then(() => this.#write(report))
+      .then(() => void (this.#unwritten = false))
       .catch((error: unknown) => {
         const text = `can't write ${reportPath}, from which status and check know of receive-wal: ${messageOf(error)}`;
-        this.#log.tell('warn', { server }, text);
+        // Once, whichever step of it fails.
+        this.#log.tell(this.#unwritten ? 'debug' : 'warn', { server }, text);
+        this.#unwritten = true;
       });
   }
 

@@ -48,6 +48,8 @@ export interface ReceiverReport {
   readonly cause: ReceiverCause | null;
   readonly retryAt: number | null;
   readonly slotName: string | null;
+  /** An LSN up to which it receives without the slot, which reserves WAL from there on only; null when it does not. */
+  readonly withoutSlotUntil: string | null;
   /** Whether the server waited for us when it was asked last, also by a process before: while it is away that counts. */
   readonly synchronous: boolean | null;
   /** pg_receivewal's version text. */
@@ -149,10 +151,10 @@ function parseReport(value: unknown): ReceiverReport | null {
   const { pid, state, since, startedAt, lastStreamed, restarts, cause, retryAt, slotName, synchronous, program } =
     value;
   // An older version's report has none of these.
-  const { stalls = 0, lastStall = null } = value;
+  const { stalls = 0, lastStall = null, withoutSlotUntil = null } = value;
   if (!isNumber(pid) || !isKeyOf(state, STATES) || !isNumber(since) || !isNumber(startedAt)) return null;
   if (!isNumber(restarts) || !isNullOr(lastStreamed, isNumber) || !isNullOr(retryAt, isNumber)) return null;
-  if (!isNumber(stalls) || !isNullOr(lastStall, isNumber)) return null;
+  if (!isNumber(stalls) || !isNullOr(lastStall, isNumber) || !isNullOr(withoutSlotUntil, isText)) return null;
   if (!isNullOr(slotName, isText) || !isNullOr(synchronous, isBoolean) || !isNullOr(program, isText)) return null;
   if (!isNullOr(cause, isCause)) return null;
   return {
@@ -167,6 +169,7 @@ function parseReport(value: unknown): ReceiverReport | null {
     cause,
     retryAt,
     slotName,
+    withoutSlotUntil,
     synchronous,
     program,
   };

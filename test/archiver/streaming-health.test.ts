@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import {
   checkStreaming,
   fetchStreamingStatus,
+  receivedWithoutSlotUntil,
   reportStreaming,
   whyNothingIsReceived,
   type StreamingArchivalStatus,
@@ -27,6 +28,7 @@ const REPORT: ReceiverReport = {
   cause: null,
   retryAt: null,
   slotName: 'walwarden',
+  withoutSlotUntil: null,
   synchronous: false,
   program: '15.18',
 };
@@ -56,6 +58,15 @@ test('a receiver at work passes all checks, under Barman’s names', () => {
     'pg_receivexlog compatible: OK',
     'receive-wal running: OK (process 42, receiving since 2026-10-03 11:55:00 UTC (5 min ago))',
   ]);
+});
+
+test('what is received without the slot is told of the receiver that runs, and only while it receives', () => {
+  const report = { ...REPORT, withoutSlotUntil: '0/5000000' };
+  expect(receivedWithoutSlotUntil(FINE, NOW)).toBeNull();
+  expect(receivedWithoutSlotUntil({ ...FINE, report }, NOW)).toBe('0/5000000');
+  expect(receivedWithoutSlotUntil({ ...FINE, report, owner: 43 }, NOW)).toBeNull();
+  expect(receivedWithoutSlotUntil({ ...FINE, report, owner: null }, NOW)).toBeNull();
+  expect(receivedWithoutSlotUntil({ ...FINE, report: { ...report, state: 'blocked' } }, NOW)).toBeNull();
 });
 
 test('a missing program is one failure, with what to install', () => {

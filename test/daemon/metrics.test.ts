@@ -208,6 +208,7 @@ const REPORT: ReceiverReport = {
   cause: null,
   retryAt: null,
   slotName: null,
+  withoutSlotUntil: null,
   synchronous: null,
   program: null,
 };

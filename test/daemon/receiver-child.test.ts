@@ -34,6 +34,7 @@ async function withChild(
       cause: null,
       retryAt: null,
       slotName: null,
+      withoutSlotUntil: null,
       synchronous: options.synchronous,
       program: null,
     });

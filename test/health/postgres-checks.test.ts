@@ -165,6 +165,17 @@ test('a slot that is not in use fails, and says how much WAL the server keeps fo
   );
 });
 
+test('a slot that is not in use yet, while receive-wal receives what comes before it, is no failure', () => {
+  const idle = replicationSlot({ active: false });
+  expect(slotLine(idle, { withoutSlotUntil: '0/4000000' })).toBe(
+    'replication slot: OK (not in use yet: receive-wal first receives, without it, what the server still has before 0/4000000)',
+  );
+  expect(slotLine(replicationSlot({ active: false, type: 'logical' }), { withoutSlotUntil: '0/4000000' })).toMatch(
+    /FAILED/,
+  );
+  expect(slotLine(null, { withoutSlotUntil: '0/4000000' })).toMatch(/FAILED .*does not exist/);
+});
+
 test('a lost slot fails, with the way out', () => {
   const slot = replicationSlot({ walStatus: 'lost', active: false, restartLsn: null });
   expect(slotLine(slot)).toMatch(/FAILED \(slot "walwarden" is lost.*max_slot_wal_keep_size.*--reset.*--gaps main/);

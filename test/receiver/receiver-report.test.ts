@@ -16,6 +16,7 @@ const REPORT: ReceiverReport = {
   cause: { failure: 'slot-missing', message: 'replication slot "walwarden" does not exist', hint: 'create it' },
   retryAt: 1_700_000_032_000,
   slotName: 'walwarden',
+  withoutSlotUntil: '0/5000000',
   synchronous: false,
   program: '15.18',
 };
@@ -27,6 +28,7 @@ const NOTHING_KNOWN: ReceiverReport = {
   cause: null,
   retryAt: null,
   slotName: null,
+  withoutSlotUntil: null,
   synchronous: null,
   program: null,
 };
@@ -44,11 +46,14 @@ test.each([
   }),
 );
 
-test('a report of a version that knew nothing of stalls is read', () =>
+test('a report of a version that knew nothing of stalls, and always used the slot, is read', () =>
   withTempDir(async (directory) => {
     const path = join(directory, 'report');
-    await writeFile(path, JSON.stringify({ ...REPORT, stalls: undefined, lastStall: undefined }));
-    expect(await readReceiverReport(path)).toEqual({ ...REPORT, stalls: 0, lastStall: null });
+    await writeFile(
+      path,
+      JSON.stringify({ ...REPORT, stalls: undefined, lastStall: undefined, withoutSlotUntil: undefined }),
+    );
+    expect(await readReceiverReport(path)).toEqual({ ...REPORT, stalls: 0, lastStall: null, withoutSlotUntil: null });
   }));
 
 test('a report replaces the one before', () =>
