@@ -228,7 +228,7 @@ export function hintFor(failure: PostgresFailure, context: FailureContext): stri
       return 'raise max_replication_slots on the server and restart it, or drop a slot that nobody needs: see pg_replication_slots';
     case 'wal-removed':
       if (SLOT_LOST.test(message)) return hintForLostSlot(slot, command('receive-wal --reset'), message);
-      return `WAL is missing from here on: ${command('receive-wal --reset')}, then, unless archive_command has delivered what is missing, take a new base backup; a slot (slot_name, create_slot = auto) keeps the server from removing what was not received, as far as its max_slot_wal_keep_size and idle_replication_slot_timeout allow`;
+      return `WAL is missing from here on: ${command('receive-wal --reset')}, then, unless archive_command has delivered what is missing, take a new base backup; ${slotName === null ? 'where it has, a slot (slot_name, create_slot = auto) is enough, and leads on without a reset: it' : 'a slot (slot_name, create_slot = auto)'} keeps the server from removing what was not received, as far as its max_slot_wal_keep_size and idle_replication_slot_timeout allow`;
     case 'history-missing':
       return `the server lacks a history file that descends to its timeline: copy it into pg_wal of the server from another standby or from an archive; once ${server === undefined ? 'our archive' : `the archive of ${server}`} has it (deliver it with put-wal, say), it is used by itself`;
     case 'timeline-diverged':

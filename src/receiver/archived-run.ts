@@ -9,31 +9,40 @@ import { parseWalName, segmentName, type WalName } from '../wal/wal-name.ts';
 import { keptPath } from './kept-partial.ts';
 import { endOfContent } from './partial-content.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
-import { timelineAt } from './server-history.ts';
+import { timelineAt, type ServerHistory } from './server-history.ts';
 import type { ArchivedRun } from './start-decision.ts';
-import type { StreamingFile, StreamingStart } from './streaming-directory.ts';
+import type { StreamingFile } from './streaming-directory.ts';
 import type { StreamingServer } from './streaming-server.ts';
 
 /** Names of one question to the archive. */
 const BATCH = 1_000;
 
+/** Archived segments that were read and found whole, so that a long gap is not read again at every try. */
+export type VerifiedSegments = Set<WalName>;
+
 /**
  * How far the archive has, from a position on, every segment of the server's
  * own history: each is read and verified, and the first begins with all that
- * was received of it. Nothing behind `limit` is looked at.
+ * was received of it. Nothing behind `limit` is looked at. What is in
+ * `verified` only has to be there still; the first segment is read every time.
  */
 export async function archivedRun(
-  settings: ReceiverSettings,
-  start: StreamingStart,
-  server: StreamingServer,
+  settings: Pick<ReceiverSettings, 'archivedAmong' | 'readArchived' | 'streamingDirectory' | 'reportPath'>,
+  start: { readonly lsn: Lsn; readonly file: StreamingFile | null },
+  server: Omit<StreamingServer, 'version' | 'inRecovery' | 'synchronousStandbyNames'>,
   limit: Lsn,
-  signal?: AbortSignal,
+  { verified, signal }: { readonly verified?: VerifiedSegments | undefined; readonly signal?: AbortSignal | undefined },
 ): Promise<ArchivedRun> {
   const names = await storedFrom(settings, start.lsn, server, limit);
   const size = BigInt(server.segmentSize);
   let end = start.lsn;
   for (const name of names) {
     signal?.throwIfAborted();
+    // Where it can't be asked what is there, only reading tells.
+    if (end !== start.lsn && settings.archivedAmong !== undefined && verified?.has(name) === true) {
+      end += size;
+      continue;
+    }
     const bytes = await readSegment(settings, name, server);
     if (bytes === null) break;
     if (typeof bytes === 'string') return { end: start.lsn + BigInt(names.length) * size, problem: bytes };
@@ -41,6 +50,7 @@ export async function archivedRun(
       const problem = await whatItLacks(settings, start.file, name, bytes, start.lsn);
       if (problem !== null) return { end: end + size, problem };
     }
+    verified?.add(name);
     end += size;
   }
   return { end, problem: null };
@@ -48,9 +58,9 @@ export async function archivedRun(
 
 /** The names of the segments from a position on that are stored, up to the first that isn't. */
 async function storedFrom(
-  { archivedAmong, readArchived }: ReceiverSettings,
+  { archivedAmong, readArchived }: Pick<ReceiverSettings, 'archivedAmong' | 'readArchived'>,
   from: Lsn,
-  server: StreamingServer,
+  server: ServerHistory & Pick<StreamingServer, 'segmentSize'>,
   limit: Lsn,
 ): Promise<WalName[]> {
   const size = BigInt(server.segmentSize);
@@ -73,9 +83,9 @@ async function storedFrom(
 
 /** The bytes of an archived segment of this server, what is wrong with it, or null: it is not there any more. */
 async function readSegment(
-  { readArchived }: ReceiverSettings,
+  { readArchived }: Pick<ReceiverSettings, 'readArchived'>,
   name: WalName,
-  server: StreamingServer,
+  server: Pick<StreamingServer, 'systemIdentifier' | 'segmentSize'>,
 ): Promise<Buffer | string | null> {
   let bytes: Buffer | null;
   try {
@@ -99,13 +109,13 @@ async function readSegment(
 
 /** What was received and does not stand in the archived segment, or can't be compared with it; null when all does. */
 async function whatItLacks(
-  settings: ReceiverSettings,
-  file: StreamingFile,
+  settings: Pick<ReceiverSettings, 'streamingDirectory' | 'reportPath'>,
+  file: StreamingFile | null,
   name: WalName,
   archived: Buffer,
   from: Lsn,
 ): Promise<string | null> {
-  if (!file.partial) return null;
+  if (file?.partial !== true) return null;
   const path = join(settings.streamingDirectory, file.entry);
   if (file.compressed) return `${path} is compressed, and can't be compared with the archived ${name}`;
   for (const received of [path, keptPath(settings, file.entry)]) {

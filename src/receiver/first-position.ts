@@ -1,6 +1,7 @@
 import { hintFor, PostgresError } from '../postgres/failure.ts';
-import { formatLsn } from '../wal/lsn.ts';
+import { formatLsn, type Lsn } from '../wal/lsn.ts';
 import { parseWalName, segmentOfLsn, segmentStart, type WalName } from '../wal/wal-name.ts';
+import { archivedRun } from './archived-run.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
 import { whyNotSent, type StartQuestion } from './next-start.ts';
@@ -51,35 +52,56 @@ export async function beginReceiving(
 }
 
 /**
- * The same where the server has not the WAL any more that the slot stands at:
- * where the archive ends, if the server has that, and the slot is moved there.
- * False: the slot is of use. Throws `wal-removed` when nothing leads on.
+ * The same where the archive ends elsewhere than the slot stands. Before it, and
+ * the server still has what lies between: there. Or the server has not the WAL
+ * any more that the slot stands at, and the archive has everything from there
+ * on up to what the server has: there, and the slot is moved. Resolves to what
+ * was done; null: it begins at the slot. Throws `wal-removed` when nothing leads on.
  */
-export async function beginBehindArchive({ settings, connection, server, slot }: StartQuestion): Promise<boolean> {
-  if (slot === null || !('lsn' in slot.place)) return false;
+export async function beginBehindArchive(question: StartQuestion): Promise<string | null> {
+  const { settings, connection, server, slot, verified, signal } = question;
+  if (slot === null || !('lsn' in slot.place)) return null;
   const { state, lsn } = slot.place;
-  const place = { timeline: timelineAt(lsn, server), lsn };
-  if (state === 'at' && (await whyNotSent(settings, connection, place, server, null)) === null) return false;
-  const archived = await behindArchive(settings, server);
-  if (archived === null || archived.lsn < lsn || !judgePosition(archived, server).reachable)
-    throw misplaced(settings, slot.name);
-  const at = { timeline: timelineAt(archived.lsn, server), lsn: archived.lsn };
-  if ((await whyNotSent(settings, connection, at, server, null)) !== null) throw misplaced(settings, slot.name);
-  await moveSlotForward(settings, slot.name, at.lsn);
+  const segmentOf = (at: Lsn): Lsn => at - (at % BigInt(server.segmentSize));
+  const sends = async (at: Lsn): Promise<boolean> => {
+    const place = { timeline: timelineAt(at, server), lsn: segmentOf(at) };
+    return (await whyNotSent(settings, connection, place, server, null)) === null;
+  };
+  if (state === 'at' && (await sends(lsn))) return beginBeforeSlot(question, slot.name, segmentOf(lsn));
+  const from = { lsn: segmentOf(lsn), file: null };
+  const { end, problem } = await archivedRun(settings, from, server, segmentOf(server.lsn), { verified, signal });
+  if (problem !== null) throw misplaced(settings, slot.name, problem);
+  if (end === from.lsn) throw misplaced(settings, slot.name, `none of what follows ${formatLsn(end)} is archived`);
+  if (!(await sends(end))) throw misplaced(settings, slot.name, `it is archived up to ${formatLsn(end)} only`);
+  await moveSlotForward(settings, slot.name, end);
+  const at = { timeline: timelineAt(end, server), lsn: end };
   const entry = await createPosition(settings.streamingDirectory, at, server.segmentSize);
-  settings.logger.warn(
-    { server: settings.server, slot: slot.name, file: entry },
-    `the server has removed the WAL that replication slot "${slot.name}" stood at: it was moved to where the archive ends, at ${formatLsn(at.lsn)}, and receiving begins there`,
-  );
-  return true;
+  const done = `the server has removed the WAL that replication slot "${slot.name}" stood at: it was moved to where the archive ends, at ${formatLsn(end)}, and receiving begins there`;
+  settings.logger.warn({ server: settings.server, slot: slot.name, file: entry }, done);
+  return done;
 }
 
-function misplaced({ server }: ReceiverSettings, slot: string): PostgresError {
+/** A slot that was made late, say, reserves WAL from its place on only. Null: the archive does not end before it, or the server can't send that. */
+async function beginBeforeSlot(
+  { settings, connection, server }: StartQuestion,
+  slot: string,
+  place: Lsn,
+): Promise<string | null> {
+  const archived = await behindArchive(settings, server);
+  if (archived === null || archived.lsn >= place || !judgePosition(archived, server).reachable) return null;
+  if ((await whyNotSent(settings, connection, archived, server, null)) !== null) return null;
+  const entry = await createPosition(settings.streamingDirectory, archived, server.segmentSize);
+  const done = `receiving begins where the archive ends, at ${formatLsn(archived.lsn)}, which the server still has, and goes on with replication slot "${slot}" at ${formatLsn(place)}`;
+  settings.logger.info({ server: settings.server, slot, file: entry }, done);
+  return done;
+}
+
+function misplaced({ server }: ReceiverSettings, slot: string, why: string): PostgresError {
   return new PostgresError(
     'wal-removed',
-    `the server has removed the WAL that replication slot "${slot}" of ${server} stands at, and nothing tells where else to begin`,
+    `the server has removed the WAL that replication slot "${slot}" of ${server} stands at, and nothing was received yet that would tell where else to begin: ${why}`,
     {
-      hint: `walwarden receive-wal --reset ${server} makes the slot again, at WAL that is there; unless the archive has what is missing (walwarden list-wals --gaps ${server}), take a new base backup`,
+      hint: `should archive_command still deliver it, receiving begins by itself; otherwise walwarden receive-wal --reset ${server} makes the slot again, at WAL that is there; walwarden list-wals --gaps ${server} tells what is missing in the archive, and a new base backup is needed where something is`,
     },
   );
 }

@@ -2,7 +2,7 @@ import { PostgresError } from '../postgres/failure.ts';
 import type { Connection } from '../postgres/connection.ts';
 import { quoteIdentifier } from '../postgres/replication-slot.ts';
 import { formatLsn, type Lsn } from '../wal/lsn.ts';
-import { archivedRun } from './archived-run.ts';
+import { archivedRun, type VerifiedSegments } from './archived-run.ts';
 import { blockedStart } from './blocked-start.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { timelineAt, type TimelinePosition } from './server-history.ts';
@@ -17,6 +17,8 @@ export interface StartQuestion {
   readonly connection: Connection;
   readonly server: StreamingServer;
   readonly slot: ReceiverSlot | null;
+  /** What of the archive was verified at an earlier try. */
+  readonly verified?: VerifiedSegments | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -28,7 +30,7 @@ export interface NextStart extends TimelinePosition {
 
 /** Decides where pg_receivewal starts; nothing is changed. `prove`: the server is asked also where its word for the slot would do. */
 export async function askStart(
-  { settings, connection, server, slot, signal }: StartQuestion,
+  { settings, connection, server, slot, verified, signal }: StartQuestion,
   start: StreamingStart,
   { prove = false } = {},
 ): Promise<Exclude<StartDecision, { readonly kind: 'ask' }>> {
@@ -51,7 +53,10 @@ export async function askStart(
         };
         break;
       case 'archived':
-        facts = { ...facts, archived: await archivedRun(settings, start, server, archiveLimit(facts), signal) };
+        facts = {
+          ...facts,
+          archived: await archivedRun(settings, start, server, archiveLimit(facts), { verified, signal }),
+        };
         break;
       case 'sendsTarget':
         facts = { ...facts, sendsTarget: await sends(targetOf(facts)) };

@@ -16,25 +16,30 @@ export interface OwnWalsender {
   readonly flushed: Lsn | null;
 }
 
-// A slot has one user at a time; an application_name may have several.
+// A slot has one user at a time; an application_name may have several. A role without pg_monitor sees no name.
 const BY_SLOT = `
   select s.active_pid as pid, r.write_lsn
     from pg_catalog.pg_replication_slots s
     left join pg_catalog.pg_stat_replication r on r.pid = s.active_pid
-   where s.slot_name = $1 and s.active`;
+   where s.slot_name = $2 and s.active and coalesce(r.application_name, $1) = $1`;
 const BY_NAME = `select pid, write_lsn from pg_catalog.pg_stat_replication where application_name = $1`;
 
-/** Null when the server can't be asked. */
-export async function findOwnWalsender(settings: ReceiverSettings, signal: AbortSignal): Promise<OwnWalsender | null> {
+/** `withSlot`: pg_receivewal was started with the slot. Null when the server can't be asked. */
+export async function findOwnWalsender(
+  settings: ReceiverSettings,
+  { withSlot }: { readonly withSlot: boolean },
+  signal: AbortSignal,
+): Promise<OwnWalsender | null> {
   const { walConninfo, slotName, streamingName } = settings.postgres;
   if (walConninfo === null) return null;
+  const bySlot = withSlot && slotName !== null;
   try {
     await using connection = await connectForStatus(settings, walConninfo, signal);
     const rows = await connection.query(
       `select own.pid, own.write_lsn,
               case when pg_catalog.pg_is_in_recovery() then null else pg_catalog.pg_current_wal_flush_lsn() end as flushed
-         from (select 1) as one left join (${slotName === null ? BY_NAME : BY_SLOT}) as own on true`,
-      [slotName ?? streamingName],
+         from (select 1) as one left join (${bySlot ? BY_SLOT : BY_NAME}) as own on true`,
+      bySlot ? [streamingName, slotName] : [streamingName],
     );
     const [first] = rows;
     const only = rows.length === 1 ? first : undefined;

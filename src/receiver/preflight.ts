@@ -3,6 +3,7 @@ import type { Lsn } from '../wal/lsn.ts';
 import { hintFor, PostgresError } from '../postgres/failure.ts';
 import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import type { VerifiedSegments } from './archived-run.ts';
 import { beginBehindArchive, beginReceiving } from './first-position.ts';
 import { provideHistoryFiles } from './history-files.ts';
 import { settleKept } from './kept-partial.ts';
@@ -11,7 +12,7 @@ import { findPgReceivewal, type PgReceivewal } from './pg-receivewal.ts';
 import type { ReceiverCause } from './receiver-report.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { checkPosition } from './received-position.ts';
-import { settleStart, type NextStart } from './next-start.ts';
+import { settleStart } from './next-start.ts';
 import { prepareSlot } from './slot.ts';
 import { checkStreamingDirectory, findStreamingStart, listStreamingFiles } from './streaming-directory.ts';
 import { askStreamingServer, connectForStreaming, streamingOption, type StreamingServer } from './streaming-server.ts';
@@ -34,9 +35,14 @@ export interface ReadyToStream {
  * to do so: a missing slot with `create_slot = auto`, a partial file of a wrong
  * size, a place to begin at. Throws what stands in the way; {@link causeOf}
  * names it. The caller holds the receive-wal lock, and pg_receivewal does not
- * run. No connection is left open: every WAL sender counts.
+ * run. No connection is left open: every WAL sender counts. `verified` is for
+ * the next try to begin with.
  */
-export async function prepareToStream(settings: ReceiverSettings, signal?: AbortSignal): Promise<ReadyToStream> {
+export async function prepareToStream(
+  settings: ReceiverSettings,
+  signal?: AbortSignal,
+  verified?: VerifiedSegments,
+): Promise<ReadyToStream> {
   await checkStreamingDirectory(settings.streamingDirectory);
   const program = await findPgReceivewal(settings.pathPrefix, signal);
   signal?.throwIfAborted();
@@ -45,16 +51,18 @@ export async function prepareToStream(settings: ReceiverSettings, signal?: Abort
   signal?.throwIfAborted();
   checkVersion(settings, program, server);
   await checkIdentity(settings, server);
-  const files = await listStreamingFiles(settings.streamingDirectory, server.segmentSize);
-  const start = findStreamingStart(files, server.segmentSize);
+  let files = await listStreamingFiles(settings.streamingDirectory, server.segmentSize);
+  let start = findStreamingStart(files, server.segmentSize);
   if (start === null) await settleKept(settings, null);
   else await checkPosition(settings, start, server, signal);
   const slot = await prepareSlot(settings, connection, signal);
-  const question = { settings, connection, server, slot, signal };
-  let next: NextStart | null = null;
+  const question = { settings, connection, server, slot, verified, signal };
   if (start === null) {
-    if (!(await beginBehindArchive(question))) await beginReceiving(settings, slot, server, signal);
-  } else next = await settleStart(question, start);
+    if ((await beginBehindArchive(question)) === null) await beginReceiving(settings, slot, server, signal);
+    files = await listStreamingFiles(settings.streamingDirectory, server.segmentSize);
+    start = findStreamingStart(files, server.segmentSize);
+  }
+  const next = start === null ? null : await settleStart(question, start);
   await repairPartials(settings, files, server.segmentSize);
   await provideHistoryFiles(settings, connection, next?.timeline ?? server.timeline, server);
   return {

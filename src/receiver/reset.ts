@@ -1,7 +1,9 @@
 import { join } from 'node:path';
 import { fsyncDirectory, moveUnlessThere } from '../durable/durable-file.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
+import { beginBehindArchive } from './first-position.ts';
 import type { Connection } from '../postgres/connection.ts';
+import { PostgresError } from '../postgres/failure.ts';
 import { claimPath } from '../storage/claim.ts';
 import { formatLsn } from '../wal/lsn.ts';
 import { isWalName, segmentOfLsn } from '../wal/wal-name.ts';
@@ -12,7 +14,7 @@ import { receivedAhead } from './received-position.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { judgePosition, timelineAt, type TimelinePosition } from './server-history.ts';
 import type { StartDecision } from './start-decision.ts';
-import { existingSlot, remakeSlot, slotForReset, type ReceiverSlot } from './slot.ts';
+import { existingSlot, missing, remakeSlot, slotForReset, type ReceiverSlot } from './slot.ts';
 import {
   checkStreamingDirectory,
   comesAfter,
@@ -71,7 +73,18 @@ export async function resetStreaming(settings: ReceiverSettings): Promise<string
   if (outcome?.kind === 'start') return [...lines, ALIGNED].join('\n');
   if (outcome?.kind === 'go-on') {
     lines.push('Resetting receive-wal directory status', ...(await releaseKept(settings, 'all')));
-    return [...lines, ...(await goOn({ settings, connection, server, slot }, start, outcome))].join('\n');
+    try {
+      return [...lines, ...(await goOn({ settings, connection, server, slot }, start, outcome))].join('\n');
+    } catch (error) {
+      if (!(error instanceof PostgresError) || !outcome.moveSlot || slot === null) throw error;
+      // Without conninfo, say. Made again it is somewhere else.
+      slot = await remakeSlot(settings, slot.name, connection);
+      lines.push(`Replication slot '${slot.name}' made again: ${error.message}`);
+      outcome = await ask();
+      if (outcome?.kind === 'go-on') {
+        return [...lines, ...(await goOn({ settings, connection, server, slot }, start, outcome))].join('\n');
+      }
+    }
   }
   const target = targetOf(slot?.restartLsn ?? null, server);
   if (keeps && slot === null && isAligned(start, target, server)) return [...lines, ALIGNED].join('\n');
@@ -147,8 +160,7 @@ async function usableSlot({ settings, connection, server }: StartQuestion, slot:
   // What can't be asked for can't be judged; whether it works is seen in the end.
   if (place.state === 'unknown' || place.state === 'none') return slot;
   if (place.state === 'at') {
-    const at = { timeline: timelineAt(place.lsn, server), lsn: place.lsn };
-    if ((await whyNotSent(settings, connection, at, server, name)) === null) return slot;
+    if ((await whyNotSent(settings, connection, targetOf(place.lsn, server), server, name)) === null) return slot;
   }
   return remakeSlot(settings, name, connection);
 }
@@ -160,7 +172,16 @@ async function replaceUselessSlot(
   server: StreamingServer,
 ): Promise<string[]> {
   const slot = await existingSlot(settings, connection);
+  if (slot === null && settings.postgres.slotName !== null && settings.createSlot === 'manual') {
+    throw missing(settings, settings.postgres.slotName);
+  }
   if (slot === null || slot.place.state === 'empty') return [];
+  try {
+    const done = await beginBehindArchive({ settings, connection, server, slot });
+    if (done !== null) return [done];
+  } catch (error) {
+    if (!(error instanceof PostgresError)) throw error;
+  }
   const usable = await usableSlot({ settings, connection, server, slot }, slot);
   return usable === slot ? [] : [`Replication slot '${slot.name}' made again: ${USELESS}`];
 }

@@ -45,7 +45,16 @@ export async function moveSlotForward(settings: ReceiverSettings, name: string, 
   try {
     await connection.query('select pg_catalog.pg_replication_slot_advance($1, $2)', [name, formatLsn(to)]);
   } catch (error) {
-    throw explained(error, settings, statusOption(postgres));
+    if (!(error instanceof PostgresError) || error.failure !== 'no-privilege') {
+      throw explained(error, settings, statusOption(postgres));
+    }
+    const option = statusOption(postgres);
+    const message = `replication slot "${name}" can't be moved forward by the role of ${option}: ${error.message}`;
+    throw new PostgresError('no-privilege', message, {
+      cause: error,
+      sqlState: error.sqlState,
+      hint: `ALTER ROLE … REPLICATION for the role of ${option} of [${server}], or let walwarden receive-wal --reset ${server} make the slot again`,
+    });
   }
 }
 
@@ -114,7 +123,8 @@ export async function existingSlot(settings: ReceiverSettings, replication: Conn
   return lossOf(found)?.invalidated === true ? remakeSlot(settings, name, replication) : slotAt(name, found);
 }
 
-function missing({ server }: ReceiverSettings, name: string, then = ''): PostgresError {
+/** The slot does not exist, and is not ours to make. */
+export function missing({ server }: ReceiverSettings, name: string, then = ''): PostgresError {
   return new PostgresError('slot-missing', `replication slot "${name}" of ${server} does not exist`, {
     hint: `create it with walwarden receive-wal --create-slot ${server}${then}, or set create_slot = auto; slot_name is where its name comes from`,
   });
@@ -307,7 +317,7 @@ export function warnOfGap(
   if (restartLsn === null || received + BigInt(segmentSize) > restartLsn) return;
   logger.error(
     { server, slot: name, received: formatLsn(received), restartLsn: formatLsn(restartLsn) },
-    `replication slot "${name}" keeps WAL from ${formatLsn(restartLsn)} on, and WAL was received up to ${formatLsn(received)} only: ` +
+    `replication slot "${name}" stands at ${formatLsn(restartLsn)}, and WAL was received up to ${formatLsn(received)} only: ` +
       `should the server have removed what lies between, it is missing in the archive; ` +
       `then walwarden receive-wal --reset ${server} goes on behind the gap, and a new base backup is needed`,
   );

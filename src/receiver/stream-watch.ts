@@ -20,6 +20,8 @@ export type StreamNews =
 export interface WatchedStream {
   /** It was started with --synchronous. */
   readonly synchronous: boolean;
+  /** It was started with the slot, where there is one. */
+  readonly withSlot: boolean;
   /** Bytes. */
   readonly segmentSize: number;
 }
@@ -56,12 +58,12 @@ export async function untilNews(
     const server = await askServer(settings, scope);
     const wanted = server?.synchronous ?? null;
     if (wanted !== null && wanted !== stream.synchronous) {
-      const walsender = (await findOwnWalsender(settings, scope))?.pid ?? null;
+      const walsender = (await findOwnWalsender(settings, stream, scope))?.pid ?? null;
       return { what: 'synchronous', synchronous: wanted, walsender };
     }
     if (limitMs === null || received === null) continue;
     const seen = { received: received.text, sendable: server?.lsn ?? null };
-    const own = clock.needsWritten(seen) ? await findOwnWalsender(settings, scope) : null;
+    const own = clock.needsWritten(seen) ? await findOwnWalsender(settings, stream, scope) : null;
     const sendable = seen.sendable ?? own?.flushed ?? null;
     const at = performance.now();
     const written = own?.written ?? null;

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { formatBytes } from '../words.ts';
+import type { VerifiedSegments } from './archived-run.ts';
 import { lowSpace, untilEnoughSpace, untilLowSpace, type DiskSpace, type WatchedDisk } from './free-space.ts';
 import { KeptPartial, keptDiffers } from './kept-partial.ts';
 import { awaitWalsenderGone } from './own-walsender.ts';
@@ -85,6 +86,8 @@ class Supervisor {
   #kept: KeptPartial | null = null;
   /** What this child said last went wrong. */
   #troubles: string[] = [];
+  /** What of the archive the tries before have verified. */
+  readonly #verified: VerifiedSegments = new Set();
   #segmentSize = USUAL_SEGMENT_SIZE;
   #synchronous = false;
   /** It streams without the slot until so much is received. */
@@ -132,12 +135,13 @@ class Supervisor {
     let ready: ReadyToStream;
     let command: ReceivewalCommand;
     try {
-      ready = await prepareToStream(this.#settings, this.#stopAsked);
+      ready = await prepareToStream(this.#settings, this.#stopAsked, this.#verified);
       command = receivewalCommand(this.#settings, ready);
       this.#kept = await KeptPartial.open(this.#settings);
     } catch (error) {
       return this.#stopAsked.aborted ? 'stop' : this.#fail(causeOf(error));
     }
+    this.#verified.clear();
     if (this.#stopAsked.aborted) return 'stop';
     if (this.#segmentSize !== ready.segmentSize) {
       this.#segmentSize = ready.segmentSize;
@@ -273,7 +277,8 @@ class Supervisor {
 
   /** Resolves once pg_receivewal has to be started again, though it goes on. That is no failure, and nothing is waited for. */
   async #watchNews(scope: AbortSignal): Promise<Reaction> {
-    const stream = { synchronous: this.#synchronous, segmentSize: this.#segmentSize };
+    const withSlot = this.#withoutSlotUntil === undefined;
+    const stream = { synchronous: this.#synchronous, withSlot, segmentSize: this.#segmentSize };
     const news = await untilNews(this.#settings, stream, scope);
     return async (): Promise<ReceiverEvent> => {
       const stalls = news.what === 'stalled';

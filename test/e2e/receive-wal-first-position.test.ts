@@ -4,7 +4,7 @@ import { beginReceiving } from '../../src/receiver/first-position.ts';
 import { prepareToStream } from '../../src/receiver/preflight.ts';
 import { prepareSlot } from '../../src/receiver/slot.ts';
 import { askStreamingServer, connectForStreaming } from '../../src/receiver/streaming-server.ts';
-import { formatLsn } from '../../src/wal/lsn.ts';
+import { formatLsn, parseLsn } from '../../src/wal/lsn.ts';
 import { parseWalName, segmentName, segmentNumber, type WalName } from '../../src/wal/wal-name.ts';
 import { streamUntilFile, withReceiver, type TestReceiver } from '../receiver/with-receiver.ts';
 import { withPostgres, type TestPostgres } from '../support/postgres.ts';
@@ -64,6 +64,20 @@ describe('receiving into an empty directory', () => {
       expect(gaps(receiver)).toEqual([]);
     }));
 
+  test('begins before the place of a slot that was made late, where the archive ends, and leaves the slot where it is', () =>
+    withBoth('64MB', async (pg, receiver) => {
+      const archived = await pg.writeSegments(1);
+      await pg.writeSegments(4);
+      await pg.sql('checkpoint');
+      await pg.writeSegments(1);
+      const settings = receiver.with({ newestArchived: async () => archived });
+      const { withoutSlotUntil } = await prepareToStream(settings);
+      const restart = parseLsn(await pg.value('select restart_lsn from pg_replication_slots'));
+      expect(withoutSlotUntil).toBe(restart - (restart % BigInt(MIB)));
+      expect(await readdir(receiver.streaming)).toEqual([`${later(archived, 1).name}.partial`]);
+      expect(gaps(receiver)).toEqual([]);
+    }));
+
   test('tells both ends of the gap where the server has removed what comes next', () =>
     withBoth('0', async (pg, receiver) => {
       const archived = await pg.writeSegments(1);
@@ -94,9 +108,7 @@ describe('receiving into an empty directory', () => {
       await prepareToStream(settings);
       const restart = await pg.value('select restart_lsn from pg_replication_slots');
       expect(gaps(receiver)).toEqual([
-        expect.stringContaining(
-          `keeps WAL from ${restart} on, and WAL was received up to ${later(archived, 1).lsn} only`,
-        ),
+        expect.stringContaining(`stands at ${restart}, and WAL was received up to ${later(archived, 1).lsn} only`),
       ]);
       // Once.
       await prepareToStream(settings);

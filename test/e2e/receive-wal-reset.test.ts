@@ -109,7 +109,7 @@ describe('where receiving begins', () => {
       const position = parseWalName(later(first, 1));
       const received = formatLsn(segmentNumber(position ?? expect.unreachable(), MIB) * BigInt(MIB));
       expect(logged.filter(({ level }) => level >= 50).map(({ msg }) => msg)).toEqual([
-        expect.stringMatching(`keeps WAL from ${restart} on, and WAL was received up to ${received} only`),
+        expect.stringMatching(`stands at ${restart}, and WAL was received up to ${received} only`),
       ]);
       expect(await listed(streaming)).toContain(`${later(first, 1)}.partial`);
     }));

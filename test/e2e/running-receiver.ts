@@ -199,25 +199,34 @@ export function withStreamingHome<T>(
 ): Promise<T> {
   const { server = {}, settings = {}, ...rest } = options;
   return withPostgres({ ...rest, settings: { wal_keep_size: '1GB', ...settings } }, (pg) =>
-    withHome(async (layout) => {
-      pgReceivewalOf(pg.programs);
-      await ensureBuilt();
-      const home = await StreamingHome.create(layout, {
-        archiver: 'off',
-        streaming_archiver: 'on',
-        slot_name: 'walwarden',
-        create_slot: 'auto',
-        conninfo: pg.conninfo,
-        path_prefix: pg.programs.bin,
-        ...server,
-      });
-      try {
-        return await body(pg, home);
-      } finally {
-        await home.dispose();
-      }
-    }),
+    withHomeOf(pg, server, (home) => body(pg, home)),
   );
+}
+
+/** The home alone, of a PostgreSQL that runs. */
+export function withHomeOf<T>(
+  pg: TestPostgres,
+  server: ServerOptions,
+  body: (home: StreamingHome) => Promise<T>,
+): Promise<T> {
+  return withHome(async (layout) => {
+    pgReceivewalOf(pg.programs);
+    await ensureBuilt();
+    const home = await StreamingHome.create(layout, {
+      archiver: 'off',
+      streaming_archiver: 'on',
+      slot_name: 'walwarden',
+      create_slot: 'auto',
+      conninfo: pg.conninfo,
+      path_prefix: pg.programs.bin,
+      ...server,
+    });
+    try {
+      return await body(home);
+    } finally {
+      await home.dispose();
+    }
+  });
 }
 
 /** The arguments of a process, as everybody on the machine sees them; empty when it is gone. */

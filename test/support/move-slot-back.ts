@@ -15,9 +15,10 @@ function message(type: string, body: Buffer): Buffer {
 /**
  * Moves a slot to a position whose WAL may be gone, as the first feedback of a
  * pg_receivewal does that starts there: command and feedback go out together,
- * so that the server reads the one before it fails at the other.
+ * so that the server reads the one before it fails at the other. `from`: where
+ * it starts instead.
  */
-export async function moveSlotBack(pg: TestPostgres, slot: string, lsn: string): Promise<void> {
+export async function moveSlotBack(pg: TestPostgres, slot: string, lsn: string, from = lsn): Promise<void> {
   const socket = createConnection(join(pg.socketDir, `.s.PGSQL.${pg.port}`));
   let said = Buffer.alloc(0);
   socket.on('data', (data: Buffer) => (said = Buffer.concat([said, data])));
@@ -32,7 +33,7 @@ export async function moveSlotBack(pg: TestPostgres, slot: string, lsn: string):
     const position = Buffer.alloc(8);
     position.writeBigUInt64BE(parseLsn(lsn));
     const feedback = Buffer.concat([Buffer.from('r'), position, position, Buffer.alloc(8 + 8 + 1)]);
-    const command = `START_REPLICATION SLOT "${slot}" ${lsn} TIMELINE 1\0`;
+    const command = `START_REPLICATION SLOT "${slot}" ${from} TIMELINE 1\0`;
     socket.write(Buffer.concat([message('Q', Buffer.from(command)), message('d', feedback)]));
     await until('the slot to be moved', async () => {
       const rows = await pg.sql(
