@@ -244,7 +244,7 @@ export function openServer(
       rules,
       nameOf: (wal) => shortSegments.nameOf(wal),
       segmentSize: deliveredSegmentSize,
-      unpack: (bytes, wal) => unpacker.unpack(bytes, wal),
+      unpacker,
     },
     keys,
     logger,
@@ -257,6 +257,7 @@ export function openServer(
     streaming: options.streaming_wals_directory,
     claims: claims.streaming,
     keys,
+    unpacker,
     deliveries: shortDeliveries,
   });
   const postgres = postgresSettings(server);

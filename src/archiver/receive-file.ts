@@ -1,6 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { unlinkIfThere, writeFully } from '../durable/durable-file.ts';
 import { messageOf, WalwardenError } from '../errors.ts';
 import type { WalName } from '../wal/wal-name.ts';
@@ -50,6 +51,7 @@ export async function receiveFile(
       sha256.update(bytes);
       md5?.update(bytes);
       await storing(incoming, () => writeFully(handle, bytes));
+      collectGarbage(bytes.length);
     }
     await storing(incoming, async () => {
       await handle.chmod(0o600);

@@ -2,9 +2,9 @@ import { join } from 'node:path';
 import { messageOf, WalwardenError } from '../errors.ts';
 import { placesOf } from '../storage/claim.ts';
 import { isS3Failure } from '../storage/s3/s3-failure.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { readSource } from '../storage/sources.ts';
-import { plainBytes, type ReadingKeys } from '../storage/stored-content.ts';
+import type { ReadingKeys } from '../storage/stored-content.ts';
+import type { Unpacker } from '../storage/unpacker.ts';
 import type { WaitingWal, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { continuationOf, endInside } from '../wal/inner-end.ts';
 import { partialName, walKind, type WalName } from '../wal/wal-name.ts';
@@ -17,6 +17,7 @@ export interface ShortSegmentsParts {
   /** Where files of streaming are claimed. */
   readonly claims: string;
   readonly keys: ReadingKeys;
+  readonly unpacker: Pick<Unpacker, 'unpack' | 'plainBytes'>;
   readonly deliveries: ShortDeliveries;
 }
 
@@ -48,7 +49,7 @@ export class ShortSegments {
   async nameOf(wal: WaitingWal): Promise<WalName | null> {
     const bytes = await readSource(wal);
     if (bytes === null) return null;
-    const { plain } = await unpackDelivered(bytes, wal.name, this.#parts.keys);
+    const { plain } = await this.#parts.unpacker.unpack(bytes, wal.name);
     const { stored, delivery } = await this.decide(wal.name, plain, wal.path);
     if (delivery !== null) await this.#parts.deliveries.add(delivery);
     return stored;
@@ -74,10 +75,10 @@ export class ShortSegments {
 
   /** Null also for what can't be read back: it proves nothing. */
   async #archived(name: WalName): Promise<Buffer | null> {
-    const { strategy, keys } = this.#parts;
+    const { strategy, keys, unpacker } = this.#parts;
     try {
       const stored = await strategy.read(name);
-      return stored === null ? null : await plainBytes(stored, name, keys);
+      return stored === null ? null : await unpacker.plainBytes(stored, name, keys);
     } catch (error) {
       if (!(error instanceof WalwardenError)) throw error;
       // An endpoint that gives no answer is another matter.

@@ -3,7 +3,6 @@ import { readDelivered } from '../durable/delivered-file.ts';
 import { WalwardenError } from '../errors.ts';
 import type { Server } from '../server.ts';
 import { sha256 } from '../storage/sha256.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { isWalName, type WalName } from '../wal/wal-name.ts';
 
 /**
@@ -28,6 +27,6 @@ export async function takeRefusedAsItIs(server: Server, file: string): Promise<s
 
 /** The same for a file in errors, whose content is taken from now on, wherever it comes from. */
 export async function takeFileAsItIs(server: Server, file: ErrorFile, wal: WalName): Promise<void> {
-  const { plain } = await unpackDelivered(await readDelivered(server.errors.pathOf(file)), wal, server.keys);
+  const { plain } = await server.unpacker.unpack(await readDelivered(server.errors.pathOf(file)), wal);
   await server.refused.takeAsItIs(wal, sha256(plain));
 }

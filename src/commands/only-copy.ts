@@ -2,7 +2,6 @@ import type { ErrorFile } from '../archiver/errors-directory.ts';
 import { readDelivered } from '../durable/delivered-file.ts';
 import { WalwardenError } from '../errors.ts';
 import type { Server } from '../server.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { isSegmentSize, parseWalName, type WalName } from '../wal/wal-name.ts';
 
 /** What was delivered and isn't understood, and may be all that there is of this WAL. */
@@ -46,7 +45,7 @@ async function sizeOf(server: Server, file: ErrorFile, name: WalName): Promise<n
     return null;
   }
   try {
-    return (await unpackDelivered(bytes, name, server.keys)).plain.length;
+    return (await server.unpacker.unpack(bytes, name)).plain.length;
   } catch (error) {
     if (error instanceof WalwardenError) return bytes.length;
     throw error;

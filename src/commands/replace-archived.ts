@@ -7,7 +7,6 @@ import type { Server } from '../server.ts';
 import { identityOf, sameIdentity } from '../storage/file-identity.ts';
 import { readCopy, readDelivery } from '../storage/read-copy.ts';
 import type { Replacement, StoredCopy } from '../storage/replacement.ts';
-import { unpackDelivered } from '../storage/delivered-content.ts';
 import { judgeCopies, type Judgement } from '../wal/judge-copies.ts';
 import { decodeLongPageHeader } from '../wal/page-header.ts';
 import { secondsOfNs } from '../wal/wal-file-info.ts';
@@ -38,7 +37,7 @@ export async function judgeArchived(
   bytes: Buffer,
 ): Promise<ArchivedJudgement | null> {
   const { name } = parsed;
-  const delivered = await readDelivery(bytes, name, server.keys);
+  const delivered = await readDelivery(bytes, name, server.unpacker);
   const { opaque } = await server.strategy.parts.rules();
   const judged: { readonly copy: StoredCopy; readonly judgement: Judgement }[] = [];
   for (const copy of await server.strategy.copies(name)) {
@@ -96,7 +95,7 @@ export async function replaceArchived(
     return left('text' in judgement ? judgement.text : 'it is archived');
   if (forced && !force) return left(`${judgement.text}; if you know better: --force`);
 
-  const { plain, compression, verdict } = await unpackDelivered(bytes, parsed.name, server.keys);
+  const { plain, compression, verdict } = await server.unpacker.unpack(bytes, parsed.name);
   const header = verdict.verdict === 'valid' ? verdict.header : null;
   const by: Replacement = {
     name: parsed.name,

@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import type { Readable } from 'node:stream';
+import { collectGarbage } from './collect-garbage.ts';
 import { WalwardenError, errnoOf, messageOf } from '../errors.ts';
 import { killGroup, registerProgram } from './running-programs.ts';
 
@@ -239,9 +240,18 @@ function kill(child: ChildProcess): void {
   for (const stream of child.stdio) stream?.destroy();
 }
 
-/** Collects a stream up to a limit; what comes beyond it is dropped. */
+/** What a program's output is collected in at first; four times as much whenever that is full. */
+const SMALLEST_OUTPUT = 256 * 1024;
+/** Of a segment of the usual size, the whole. */
+const USUAL_OUTPUT = 16 * 1024 * 1024;
+
+/**
+ * Collects a stream up to a limit; what comes beyond it is dropped. Pieces are
+ * copied as they come, into memory that becomes the result: a list of them
+ * would be a second copy of it, and they are of the size that fragments the heap.
+ */
 class BoundedOutput {
-  readonly #pieces: Buffer[] = [];
+  #output = Buffer.alloc(0);
   readonly #limit: number;
   #size = 0;
   tooMuch = false;
@@ -250,9 +260,12 @@ class BoundedOutput {
     this.#limit = limit;
     stream?.on('data', (piece: Buffer) => {
       if (this.tooMuch) return;
-      this.#pieces.push(piece);
-      this.#size += piece.length;
-      if (this.#size > limit) {
+      const taken = Math.min(piece.length, limit - this.#size);
+      this.#makeRoom(taken);
+      piece.copy(this.#output, this.#size, 0, taken);
+      this.#size += taken;
+      collectGarbage(piece.length);
+      if (taken < piece.length) {
         this.tooMuch = true;
         onTooMuch?.();
       }
@@ -261,6 +274,16 @@ class BoundedOutput {
   }
 
   bytes(): Buffer {
-    return Buffer.concat(this.#pieces, Math.min(this.#size, this.#limit));
+    return this.#output.subarray(0, this.#size);
+  }
+
+  #makeRoom(bytes: number): void {
+    const size = this.#size + bytes;
+    if (size <= this.#output.length) return;
+    const step = size > SMALLEST_OUTPUT ? Math.max(USUAL_OUTPUT, 4 * this.#output.length) : SMALLEST_OUTPUT;
+    // What is not written of it takes no memory.
+    const larger = Buffer.allocUnsafeSlow(Math.min(Math.max(step, size), this.#limit));
+    this.#output.copy(larger, 0, 0, this.#size);
+    this.#output = larger;
   }
 }

@@ -1,7 +1,7 @@
 import type { CompressionSettings } from '../compression/codec.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import type { WalName } from '../wal/wal-name.ts';
-import { collectGarbage } from './collect-garbage.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { MemoryBudget } from './memory-budget.ts';
 import { ObjectComparer } from './s3/compare-objects.ts';
 import { KeyWindow } from './s3/key-window.ts';
@@ -101,7 +101,9 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
     this.#objects = new WalObjects(store, root, compression?.compression ?? null, kill);
     const packing = { compression, encryption, keys, version };
     this.#replacement = new ObjectReplacement({ store, objects: this.#objects, root, ...packing, signal: kill });
-    this.#comparer = new ObjectComparer(store, root, settings.keys, kill);
+    this.#comparer = new ObjectComparer(store, root, settings.keys, kill, (stored, name) =>
+      this.readPlain(stored, name, settings.keys),
+    );
     this.#stagers = new StagerOnDemand(workers, settings.resident === true);
     this.sendConcurrency = parallel;
     const files = compression === null ? Math.max(parallel, workers + 1) + 1 : parallel + workers + 1;
@@ -152,7 +154,7 @@ export class CloudWalStorageStrategy extends WalStorageStrategy {
       const delivered = await this.deliveredKeys(wal, rules);
       const source = { name: wal.name, source: wal.path, identity: wal.identity, rules, delivered };
       const task = { ...source, compression, encryption, memory };
-      const result = await this.#stagers.for(expected).pack(task);
+      const result = await this.stagerOf(wal, this.#stagers, expected).pack(task);
       if (result.outcome === 'staged') held = memory === null ? result.storedSize : size;
       return result;
     } finally {

@@ -1,14 +1,11 @@
 import type { CompressionName, CustomFilters } from '../compression/codec.ts';
 import { decompress, decompressStart, formatsOf } from '../compression/codecs.ts';
 import { WalwardenError } from '../errors.ts';
-import { collectGarbage } from './collect-garbage.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { decodeLongPageHeader, LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeContent, judgeSegment, MAX_TEXT_FILE_SIZE, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import { MAX_SEGMENT_SIZE, parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
 import { isOpaque } from './stored-content.ts';
-
-/** {@link unpackDelivered} with what it needs, wherever that is done. */
-export type Unpack = (bytes: Buffer, name: WalName) => Promise<UnpackedDelivery>;
 
 /** Bytes. xz would take as much memory as it is told to. */
 const MAX_DICTIONARY = 64 * 1024 * 1024;

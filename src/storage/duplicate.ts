@@ -3,7 +3,7 @@ import { holdSameWal } from '../wal/end-of-wal.ts';
 import { continuationOf, endInside } from '../wal/inner-end.ts';
 import { walKind, type WalName } from '../wal/wal-name.ts';
 import { sha256 } from './sha256.ts';
-import { plainBytes, type ReadingKeys, type StoredBytes } from './stored-content.ts';
+import type { ReadPlain, StoredBytes } from './stored-content.ts';
 import type { CompareOptions } from './wal-storage-strategy.ts';
 
 /** The rule that keeps archived data: what is under a name already is never replaced. */
@@ -25,7 +25,7 @@ export async function differenceOf(
   name: WalName,
   incomingPlain: Buffer,
   stored: StoredBytes,
-  keys: ReadingKeys,
+  read: ReadPlain,
   storedDigest: string | null,
   options: CompareOptions = {},
 ): Promise<string | null> {
@@ -33,7 +33,7 @@ export async function differenceOf(
   let digest = storedDigest;
   if (digest === null) {
     try {
-      const storedPlain = await plainBytes(stored, name, keys);
+      const storedPlain = await read(stored, name);
       digest = sha256(storedPlain);
       if (judge(incomingDigest, digest) === 'conflict') {
         if (options.asShort === true && hasAll(name, storedPlain, incomingPlain)) return null;

@@ -26,7 +26,7 @@ import { sha256 } from './sha256.ts';
 import { readSource, removeSources, sourceError } from './sources.ts';
 import { StagerOnDemand } from './stager.ts';
 import type { StageResult } from './staged.ts';
-import type { ReadingKeys } from './stored-content.ts';
+import type { ReadingKeys, ReadPlain } from './stored-content.ts';
 import {
   WalStorageStrategy,
   type CommitResult,
@@ -174,7 +174,7 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     const delivered = await this.deliveredKeys(wal, rules, this.#settings.keys.custom);
     const source = { name: wal.name, source: wal.path, identity: wal.identity, rules, delivered };
     const task = { ...source, temporary, mode, compression, encryption };
-    const stager = this.#stagers.for(expected);
+    const stager = this.stagerOf(wal, this.#stagers, expected);
     const result = await stager.stage(task);
     if (result.outcome !== 'failed' || result.errno !== 'ENOENT' || temporary === null) return result;
     // Barman removes empty directories whenever it likes.
@@ -274,7 +274,9 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
     if (stored === null) return { result: 'absent' };
     const known = isGpgEncrypted(stored.bytes) ? await this.#journal.plainDigest(name, sha256(stored.bytes)) : null;
     const { plain } = await this.unpack(incoming, name, this.#settings.keys);
-    const reason = await differenceOf(name, plain, stored, this.#settings.keys, known, options);
+    const { keys } = this.#settings;
+    const read: ReadPlain = (bytes, wal) => this.readPlain(bytes, wal, keys);
+    const reason = await differenceOf(name, plain, stored, read, known, options);
     return reason === null ? { result: 'same' } : { result: 'different', reason };
   }
 

@@ -1,5 +1,5 @@
 import { createCompressor } from '../compression/codecs.ts';
-import { collectGarbage } from './collect-garbage.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { isStill, readHead, withSource } from './open-source.ts';
 import type { PackTask, StageResult } from './staged.ts';
 import { arrivedCompression } from './taking.ts';

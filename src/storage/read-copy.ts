@@ -4,9 +4,9 @@ import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { WalwardenError } from '../errors.ts';
 import type { CopyContent } from '../wal/judge-copies.ts';
 import { MAX_SEGMENT_SIZE, type WalName } from '../wal/wal-name.ts';
-import { unpackDelivered } from './delivered-content.ts';
 import type { StoredCopy } from './replacement.ts';
 import { decrypt, openStored, type ReadingKeys, type Said } from './stored-content.ts';
+import type { Unpacker } from './unpacker.ts';
 
 /**
  * A stored copy as the judge of copies wants it: its plain bytes, or what came out
@@ -31,9 +31,13 @@ export async function readCopy(copy: StoredCopy, said: Said, name: WalName, keys
 }
 
 /** The same of a file that was delivered. */
-export async function readDelivery(bytes: Buffer, name: WalName, keys: ReadingKeys): Promise<CopyContent> {
+export async function readDelivery(
+  bytes: Buffer,
+  name: WalName,
+  unpacker: Pick<Unpacker, 'unpack'>,
+): Promise<CopyContent> {
   try {
-    return { kind: 'plain', bytes: (await unpackDelivered(bytes, name, keys)).plain };
+    return { kind: 'plain', bytes: (await unpacker.unpack(bytes, name)).plain };
   } catch (error) {
     return whyNot(error, async () => Buffer.alloc(0));
   }

@@ -5,8 +5,9 @@ import type { PackTask } from './staged.ts';
 import { asBuffer } from '../compression/decompress-errors.ts';
 import { WalwardenError, type ErrorCode } from '../errors.ts';
 import type { WalName } from '../wal/wal-name.ts';
-import { collectGarbage } from './collect-garbage.ts';
-import { unpackDelivered, type DeliveredKeys, type UnpackedDelivery } from './delivered-content.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
+import { unpackDelivered, type DeliveredKeys } from './delivered-content.ts';
+import { plainBytes, type ReadingKeys } from './stored-content.ts';
 import { turn } from './transform.ts';
 
 // The entry of a worker thread: tinypool calls the export that a task names, once for each file.
@@ -29,9 +30,18 @@ export interface UnpackTask {
   readonly keys: DeliveredKeys;
 }
 
+/** A stored file to be read back. */
+export interface ReadTask {
+  readonly bytes: Uint8Array;
+  /** What others say of its compression, where that may matter. */
+  readonly said: readonly (string | null)[] | undefined;
+  readonly name: WalName;
+  readonly keys: ReadingKeys;
+}
+
 /** Outcomes are values, so that they cross threads. */
-export type UnpackResult =
-  | ({ readonly outcome: 'unpacked'; readonly plain: Uint8Array } & Omit<UnpackedDelivery, 'plain'>)
+export type OpenResult<T extends { readonly plain: Uint8Array }> =
+  | { readonly outcome: 'opened'; readonly opened: T }
   | {
       readonly outcome: 'failed';
       readonly code: ErrorCode;
@@ -40,23 +50,37 @@ export type UnpackResult =
     };
 
 /** As `unpackDelivered`; the plain bytes change hands instead of being copied. */
-export function unpackAndMove(task: UnpackTask): Promise<unknown> {
+export function unpackAndMove({ bytes, name, keys }: UnpackTask): Promise<unknown> {
+  return openAndMove(bytes, (asArrived) => unpackDelivered(asArrived, name, keys));
+}
+
+/** As `plainBytes`; they change hands instead of being copied. */
+export function readAndMove({ bytes, said, name, keys }: ReadTask): Promise<unknown> {
+  return openAndMove(bytes, async (asStored) => ({
+    plain: await plainBytes({ bytes: asStored, said: async () => said ?? [] }, name, keys),
+  }));
+}
+
+function openAndMove<T extends { readonly plain: Uint8Array }>(
+  bytes: Uint8Array,
+  open: (bytes: Buffer) => Promise<T>,
+): Promise<unknown> {
   return turn(async (): Promise<unknown> => {
-    let result: UnpackResult;
+    let opened: T;
     try {
-      result = { outcome: 'unpacked', ...(await unpackDelivered(asBuffer(task.bytes), task.name, task.keys)) };
+      opened = await open(asBuffer(bytes));
     } catch (error) {
+      collectGarbage(bytes.length);
       if (!(error instanceof WalwardenError)) throw error;
       const { code, message, hint } = error;
-      result = { outcome: 'failed', code, message, hint };
+      return { outcome: 'failed', code, message, hint } satisfies OpenResult<T>;
     }
-    if (result.outcome === 'failed') return result;
-    collectGarbage(task.bytes.length + result.plain.length);
+    const { plain } = opened;
+    collectGarbage(bytes.length + plain.length);
     const { Tinypool } = await import('tinypool');
     // Of memory that it shares with others, only a copy may move.
-    const own =
-      result.plain.byteLength === result.plain.buffer.byteLength ? result.plain : new Uint8Array(result.plain);
-    const moved = { ...result, plain: own };
+    const own = plain.byteLength === plain.buffer.byteLength ? plain : new Uint8Array(plain);
+    const moved = { outcome: 'opened', opened: { ...opened, plain: own } };
     return Object.defineProperty(Tinypool.move(own), Tinypool.valueSymbol, { value: moved });
   });
 }

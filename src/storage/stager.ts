@@ -4,7 +4,9 @@ import { unpackDelivered, type DeliveredKeys, type UnpackedDelivery } from './de
 import { packWal } from './packing.ts';
 import type { PackTask, StageResult } from './staged.ts';
 import { stageWal, type StageTask } from './staging.ts';
-import type { UnpackResult } from './stage-worker.ts';
+import type { OpenResult, ReadTask, UnpackTask } from './stage-worker.ts';
+import { plainBytes, type ReadingKeys, type StoredBytes } from './stored-content.ts';
+import { asBuffer } from '../compression/decompress-errors.ts';
 import { WalwardenError } from '../errors.ts';
 import type { WalName } from '../wal/wal-name.ts';
 
@@ -21,6 +23,8 @@ export interface Stager extends AsyncDisposable {
   pack(task: PackTask): Promise<StageResult>;
   /** Opens a delivered file. Throws as `unpackDelivered` does. */
   unpack(bytes: Buffer, name: WalName, keys: DeliveredKeys): Promise<UnpackedDelivery>;
+  /** Reads a stored file back. Throws as `plainBytes` of stored-content.ts does. */
+  plainBytes(stored: StoredBytes, name: WalName, keys: ReadingKeys): Promise<Buffer>;
 }
 
 /**
@@ -35,12 +39,13 @@ export function createStager(workers: number, resident = false): Stager {
       stage: stageWal,
       pack: packWal,
       unpack: unpackDelivered,
+      plainBytes,
       [Symbol.asyncDispose]: async () => {},
     };
   }
   let pool: Promise<Tinypool> | null = null;
   const run = async <T>(
-    name: 'stageWal' | 'packAndMove' | 'unpackAndMove',
+    name: 'stageWal' | 'packAndMove' | 'unpackAndMove' | 'readAndMove',
     task: object,
     transferList: ArrayBuffer[] = [],
   ): Promise<T> => {
@@ -53,17 +58,27 @@ export function createStager(workers: number, resident = false): Stager {
     stage: (task) => run('stageWal', task),
     pack: (task) => run('packAndMove', task, task.memory === null ? [] : [task.memory]),
     async unpack(bytes, name, { custom, segmentSize, opaque }) {
-      const result = await run<UnpackResult>('unpackAndMove', { bytes, name, keys: { custom, segmentSize, opaque } });
-      if (result.outcome === 'failed') {
-        throw new WalwardenError(result.code, result.message, result.hint === undefined ? {} : { hint: result.hint });
-      }
-      const { plain, compression, verdict } = result;
-      return { plain: Buffer.from(plain.buffer, plain.byteOffset, plain.byteLength), compression, verdict };
+      const task: UnpackTask = { bytes, name, keys: { custom, segmentSize, opaque } };
+      return orThrow(await run<OpenResult<UnpackedDelivery>>('unpackAndMove', task));
+    },
+    async plainBytes({ bytes, said }, name, keys) {
+      // A function can't cross; it matters only where a filter may have been at work.
+      const told = keys.custom?.decompress === undefined ? undefined : await said?.();
+      const task: ReadTask = { bytes, said: told, name, keys: { ...keys } };
+      return orThrow(await run<OpenResult<{ plain: Uint8Array }>>('readAndMove', task)).plain;
     },
     async [Symbol.asyncDispose]() {
       if (pool !== null) await (await pool).destroy();
     },
   };
+}
+
+function orThrow<T extends { readonly plain: Uint8Array }>(result: OpenResult<T>): T & { readonly plain: Buffer } {
+  if (result.outcome === 'failed') {
+    throw new WalwardenError(result.code, result.message, result.hint === undefined ? {} : { hint: result.hint });
+  }
+  const { opened } = result;
+  return { ...opened, plain: asBuffer(opened.plain) };
 }
 
 /** Threads of a process that has other things to do as well, and goes on: with nothing to do, they end after so many milliseconds. */

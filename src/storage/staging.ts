@@ -6,7 +6,7 @@ import { copyAsOurs } from '../durable/durable-file.ts';
 import { errnoOf, messageOf } from '../errors.ts';
 import { judgeTextFile, MAX_TEXT_FILE_SIZE, type Verdict } from '../wal/verify.ts';
 import { parseWalName, walKind, type WalName } from '../wal/wal-name.ts';
-import { collectGarbage } from './collect-garbage.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { isStill, readFully, readHead, withSource } from './open-source.ts';
 import type { StagedFacts, StageFailure, StageResult, TransformTask } from './staged.ts';
 import { arrivedCompression, endsInsideOpen, judgeOpenSegment } from './taking.ts';

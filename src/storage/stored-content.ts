@@ -99,6 +99,9 @@ export async function plainBytes(stored: StoredBytes, name: WalName, keys: Readi
   return (await openStored(stored, name, keys)).plain;
 }
 
+/** {@link plainBytes} with the keys that it needs, wherever that is done. */
+export type ReadPlain = (stored: StoredBytes, name: WalName) => Promise<Buffer>;
+
 type Attempt = Pick<OpenedWal, 'plain' | 'compression' | 'verdict'> | { readonly error: WalwardenError };
 
 async function openDecrypted(

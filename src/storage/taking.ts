@@ -7,7 +7,7 @@ import { judgeContent, judgePages, judgeSegment, readerOfPages, type OpaqueWal, 
 import type { ParsedWalName } from '../wal/wal-name.ts';
 import type { CompressionName } from '../compression/codec.ts';
 import { recogniseCompression } from '../compression/codecs.ts';
-import { collectGarbage } from './collect-garbage.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { readFully, SourceFault } from './open-source.ts';
 import type { TransformTask } from './staged.ts';
 import { isOpaque } from './stored-content.ts';

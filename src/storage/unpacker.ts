@@ -1,13 +1,15 @@
 import type { CustomFilters } from '../compression/codec.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { formatsOf, RECOGNITION_BYTES } from '../compression/codecs.ts';
 import type { DeliveredFile } from '../durable/delivered-file.ts';
+import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { WalwardenError } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeSegment, MAX_TEXT_FILE_SIZE, type OpaqueWal, type Verdict } from '../wal/verify.ts';
 import { parseWalName, type WalName } from '../wal/wal-name.ts';
 import { asDelivered, unpackDelivered, whyTooLarge, type UnpackedDelivery } from './delivered-content.ts';
-import { StagerOnDemand } from './stager.ts';
-import { isOpaque } from './stored-content.ts';
+import { StagerOnDemand, type Stager } from './stager.ts';
+import { isOpaque, plainBytes, type ReadingKeys, type StoredBytes } from './stored-content.ts';
 
 /** Why a file need not be read. */
 export type NotRead = Exclude<Verdict, { readonly verdict: 'valid' }>;
@@ -28,7 +30,7 @@ export interface UnpackerSettings {
   readonly resident: boolean;
 }
 
-/** Opens what was delivered compressed. */
+/** Opens what was delivered compressed, and reads back what is compared with it. */
 export class Unpacker implements AsyncDisposable {
   readonly #settings: UnpackerSettings;
   readonly #stagers: StagerOnDemand;
@@ -73,7 +75,24 @@ export class Unpacker implements AsyncDisposable {
     const tooLarge = whyTooLarge(bytes.length, name, keys);
     if (tooLarge !== null) throw new WalwardenError('damaged', tooLarge);
     if (!this.#settings.resident) return unpackDelivered(bytes, name, keys);
-    return this.#stagers.for(1).unpack(bytes, name, keys);
+    const opened = await this.#stagers.for(1).unpack(bytes, name, keys);
+    collectGarbage(2 * bytes.length + opened.plain.length);
+    return opened;
+  }
+
+  /** The plain bytes of a stored file. Throws as `plainBytes` does. */
+  async plainBytes(stored: StoredBytes, name: WalName, keys: ReadingKeys): Promise<Buffer> {
+    const isPlain =
+      !isGpgEncrypted(stored.bytes) &&
+      formatsOf(stored.bytes, keys.custom?.magic).length === 0 &&
+      keys.custom?.decompress === undefined;
+    if (isPlain || !this.#settings.resident) return plainBytes(stored, name, keys);
+    return this.#stagers.for(1).plainBytes(stored, name, keys);
+  }
+
+  /** Where a waiting file that arrived compressed is staged; null where any other is. */
+  get stager(): Stager | null {
+    return this.#settings.resident ? this.#stagers.for(1) : null;
   }
 
   [Symbol.asyncDispose](): Promise<void> {

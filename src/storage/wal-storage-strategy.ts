@@ -7,9 +7,11 @@ import { SavePipeline } from './save-pipeline.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
 import type { StagedFacts, StageResult } from './staged.ts';
-import { unpackDelivered, type DeliveredKeys, type Unpack, type UnpackedDelivery } from './delivered-content.ts';
-import type { Said } from './stored-content.ts';
+import { unpackDelivered, type DeliveredKeys, type UnpackedDelivery } from './delivered-content.ts';
+import type { Stager, StagerOnDemand } from './stager.ts';
+import { plainBytes, type ReadingKeys, type Said, type StoredBytes } from './stored-content.ts';
 import type { TakingRules } from './taking.ts';
+import type { Unpacker } from './unpacker.ts';
 
 /** A file that waits to be archived, as its directory showed it. */
 export interface WaitingWal {
@@ -111,8 +113,8 @@ export interface StrategyParts {
   readonly nameOf: NameOf;
   /** Bytes of this server's segments; null while they are not known. */
   readonly segmentSize?: (() => Promise<number | null>) | undefined;
-  /** How a delivered file is opened that another is compared with; in this thread without it. */
-  readonly unpack?: Unpack | undefined;
+  /** Where files are opened; in this thread without it. */
+  readonly unpacker?: Pick<Unpacker, 'unpack' | 'plainBytes' | 'stager'> | undefined;
 }
 
 /** A file on its way: claimed or not, with the place where its stored bytes are prepared. */
@@ -199,7 +201,18 @@ export abstract class WalStorageStrategy {
 
   /** Opens a file as it was delivered. */
   protected unpack(bytes: Buffer, name: WalName, keys: DeliveredKeys): Promise<UnpackedDelivery> {
-    return this.parts.unpack?.(bytes, name) ?? unpackDelivered(bytes, name, keys);
+    return this.parts.unpacker?.unpack(bytes, name) ?? unpackDelivered(bytes, name, keys);
+  }
+
+  /** The plain bytes of an archived file. Throws as `plainBytes` does. */
+  protected readPlain(stored: StoredBytes, name: WalName, keys: ReadingKeys): Promise<Buffer> {
+    return this.parts.unpacker?.plainBytes(stored, name, keys) ?? plainBytes(stored, name, keys);
+  }
+
+  /** What arrived compressed is opened in one place, one file at a time, whatever the pass has threads for. */
+  protected stagerOf(wal: WaitingWal, stagers: StagerOnDemand, expected: number): Stager {
+    const opening = wal.plain ? null : (this.parts.unpacker?.stager ?? null);
+    return opening ?? stagers.for(expected);
   }
 
   /** Files that this storage can stage at the same time. */

@@ -1,3 +1,4 @@
+import { Unpacker } from '../../src/storage/unpacker.ts';
 import { join } from 'node:path';
 import { ShortDeliveries } from '../../src/archiver/short-deliveries.ts';
 import { ShortSegments } from '../../src/archiver/short-segments.ts';
@@ -82,11 +83,17 @@ export async function withCloudStorage<T>(
           ...storage,
         },
       );
+      const unpacker = new Unpacker({
+        custom: (options.keys ?? keys).custom,
+        segmentSize: async () => null,
+        resident: false,
+      });
       const shortSegments = new ShortSegments({
         strategy,
         streaming: home.streaming,
         claims: join(home.home, home.server, '.claimed', 'streaming'),
         keys,
+        unpacker,
         deliveries,
       });
       opened.push(strategy);

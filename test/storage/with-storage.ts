@@ -1,5 +1,6 @@
 import { lstat, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { Unpacker } from '../../src/storage/unpacker.ts';
 import { ShortDeliveries } from '../../src/archiver/short-deliveries.ts';
 import { ShortSegments } from '../../src/archiver/short-segments.ts';
 import { STRICT } from '../../src/storage/taking.ts';
@@ -94,11 +95,17 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           onNoClaims,
         },
       );
+      const unpacker = new Unpacker({
+        custom: (options.keys ?? keys).custom,
+        segmentSize: async () => null,
+        resident: false,
+      });
       const shortSegments = new ShortSegments({
         strategy,
         streaming: home.streaming,
         claims: claimDirectories(join(home.home, home.server)).streaming,
         keys,
+        unpacker,
         deliveries,
       });
       opened.push(strategy);

@@ -3,7 +3,7 @@ import { isErrorCode } from '../../errors.ts';
 import type { WalFileInfo } from '../../wal/wal-file-info.ts';
 import { walKind, type WalName } from '../../wal/wal-name.ts';
 import { anotherContent, differenceOf } from '../duplicate.ts';
-import type { ReadingKeys } from '../stored-content.ts';
+import { plainBytes, type ReadingKeys, type ReadPlain } from '../stored-content.ts';
 import { isAsWritten, type StoredObject } from './get-object.ts';
 import type { ObjectStore } from './object-store.ts';
 import { isS3Failure, S3Error } from './s3-failure.ts';
@@ -33,15 +33,18 @@ export class ObjectComparer {
   readonly #store: ObjectStore;
   readonly #root: WalRoot;
   readonly #keys: ReadingKeys;
+  readonly #read: ReadPlain;
   readonly #signal: AbortSignal | undefined;
   /** An object, a file, and what both are decompressed to: that is enough in memory at a time. */
   readonly #download = pLimit(1);
 
-  constructor(store: ObjectStore, root: WalRoot, keys: ReadingKeys, signal?: AbortSignal) {
+  /** `read`: how an object is read back, in this thread without it. */
+  constructor(store: ObjectStore, root: WalRoot, keys: ReadingKeys, signal?: AbortSignal, read?: ReadPlain) {
     this.#store = store;
     this.#root = root;
     this.#keys = keys;
     this.#signal = signal;
+    this.#read = read ?? ((stored, name) => plainBytes(stored, name, keys));
   }
 
   /**
@@ -99,7 +102,7 @@ export class ObjectComparer {
       name,
       bytes,
       { bytes: stored.bytes, said: async () => [info.compression] },
-      this.#keys,
+      this.#read,
       null,
       { asShort },
     );
