@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { messageOf, WalwardenError } from '../errors.ts';
 import { placesOf } from '../storage/claim.ts';
+import { collectGarbage } from '../compression/collect-garbage.ts';
 import { isS3Failure } from '../storage/s3/s3-failure.ts';
 import { readSource } from '../storage/sources.ts';
 import type { ReadingKeys } from '../storage/stored-content.ts';
@@ -47,6 +48,13 @@ export class ShortSegments {
    * streaming. The caller holds the archive-wal lock.
    */
   async nameOf(wal: WaitingWal): Promise<WalName | null> {
+    const name = await this.#decideOn(wal);
+    // Of this thread nothing else makes the collector come for what was read; only here no variable holds it any more.
+    collectGarbage(Number(wal.identity.size));
+    return name;
+  }
+
+  async #decideOn(wal: WaitingWal): Promise<WalName | null> {
     const bytes = await readSource(wal);
     if (bytes === null) return null;
     const { plain } = await this.#parts.unpacker.unpack(bytes, wal.name);
