@@ -23,12 +23,14 @@ export function depositParts(server: Server): DepositParts {
 }
 
 export function finderParts(server: Server): WalFinderParts {
-  const { config, strategy, keys, unpacker, identity } = server;
+  const { config, strategy, errors, keys, unpacker, identity } = server;
   return {
     strategy,
     incoming: config.options.incoming_wals_directory,
     streaming: config.options.streaming_wals_directory,
     claims: claimDirectories(config.options.backup_directory),
+    errors,
+    incompleteTimeoutMs: config.options.incomplete_wal_timeout,
     keys,
     unpacker,
     deliveries: server.shortDeliveries,

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readdir, readFile } from 'node:fs/promises';
+import { lstat, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fsyncDirectory, isThere, makeDirectory, unlinkIfThere, writeNewFile } from '../durable/durable-file.ts';
 import { acquireLock } from '../durable/lock-file.ts';
@@ -111,6 +111,22 @@ export class ErrorsDirectory {
         cause: error,
       });
     }
+  }
+
+  /** What was delivered under a name and can't be used, with its size in bytes. */
+  async unusable(name: string): Promise<(ErrorFile & { readonly size: number })[]> {
+    const found: (ErrorFile & { readonly size: number })[] = [];
+    for (const entry of (await this.#entries()).filter((candidate) => candidate.startsWith(`${name}.`))) {
+      const file = await this.#describe(entry);
+      if (file.name !== name || file.kind !== 'unknown') continue;
+      try {
+        found.push({ ...file, size: (await lstat(this.pathOf(file))).size });
+      } catch (error) {
+        // Taken out of errors meanwhile.
+        if (errnoOf(error) !== 'ENOENT') throw error;
+      }
+    }
+    return found;
   }
 
   async #describe(raw: string): Promise<ErrorFile> {

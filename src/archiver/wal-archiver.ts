@@ -6,7 +6,8 @@ import type { Logger } from '../logging.ts';
 import type { RemoteStatus } from '../postgres/remote-status.ts';
 import type { SaveObserver, SaveResult, WaitingWal, WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import { isWalName } from '../wal/wal-name.ts';
+import { isWalName, walKind } from '../wal/wal-name.ts';
+import { formatSpan } from '../words.ts';
 import type { ErrorKind, ErrorsDirectory } from './errors-directory.ts';
 import type { HeaderVerification } from './header-verification.ts';
 import type { Told } from './told.ts';
@@ -118,7 +119,7 @@ export abstract class WalArchiver {
     } finally {
       // Also after a failure, so that the log tells of them.
       for (const found of batch.failed) this.#fail(found.entry, found.reason, summary);
-      for (const found of batch.incomplete) this.#leaveIncomplete(found, summary);
+      for (const found of batch.incomplete) await this.#leaveIncomplete(found, summary);
     }
     for (const found of batch.errors) await this.#moveToErrors('unknown', found, summary);
     this.parts.told?.passOver(this.name);
@@ -159,7 +160,10 @@ export abstract class WalArchiver {
         await this.#refuse('unknown', wal, result.reason, summary);
         break;
       case 'incomplete':
-        this.#leaveIncomplete({ entry: name, reason: result.reason, changedMs: wal.changedMs }, summary);
+        await this.#leaveIncomplete(
+          { entry: name, reason: result.reason, changedMs: wal.changedMs, path: wal.path },
+          summary,
+        );
         break;
       case 'changed':
         logger.debug({ server, wal: name }, `${name} waits for the next pass: ${result.reason}`);
@@ -178,10 +182,16 @@ export abstract class WalArchiver {
     if ((await this.#moveToErrors(kind, found, summary, stays)) && stays) await this.remember(wal);
   }
 
-  #leaveIncomplete(found: PassedOver, summary: ArchiveSummary): void {
+  async #leaveIncomplete(found: PassedOver, summary: ArchiveSummary): Promise<void> {
     const { server, logger, incompleteTimeoutMs } = this.parts;
-    summary.incomplete += 1;
     const ageMs = Date.now() - found.changedMs;
+    // Whoever delivers it again may be kept from it by the one that is there, and recoveries are.
+    if (ageMs >= incompleteTimeoutMs && isTextFile(found.entry)) {
+      const reason = `it has been incomplete, and unchanged, for ${formatSpan(ageMs)}: ${found.reason}; copy it from pg_wal`;
+      await this.#moveToErrors('unknown', { ...found, reason }, summary);
+      return;
+    }
+    summary.incomplete += 1;
     if (ageMs < incompleteTimeoutMs) {
       logger.debug({ server, wal: found.entry }, `${found.entry} is not complete yet: ${found.reason}`);
       return;
@@ -229,6 +239,11 @@ export abstract class WalArchiver {
       return false;
     }
   }
+}
+
+/** PostgreSQL writes each of these once, in one go: nobody completes it after a while. */
+function isTextFile(entry: string): boolean {
+  return isWalName(entry) && ['history', 'backup'].includes(walKind(entry));
 }
 
 function newSummary(archiver: string): ArchiveSummary {

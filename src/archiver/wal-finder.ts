@@ -3,11 +3,10 @@ import type { CompressionName } from '../compression/codec.ts';
 import { openDelivered, readWhole, type DeliveredFile } from '../durable/delivered-file.ts';
 import { isThere } from '../durable/durable-file.ts';
 import { errnoOf, isErrorCode, messageOf, WalwardenError } from '../errors.ts';
-import { placesOf, type ClaimDirectories } from '../storage/claim.ts';
+import { placesOf } from '../storage/claim.ts';
 import { S3Error } from '../storage/s3/s3-failure.ts';
 import { openStored, type ReadingKeys, type StoredBytes } from '../storage/stored-content.ts';
 import type { NotRead, Unpacker } from '../storage/unpacker.ts';
-import type { WalStorageStrategy } from '../storage/wal-storage-strategy.ts';
 import { holdsMore } from '../wal/inner-end.ts';
 import { endOfContent } from '../wal/padding.ts';
 import {
@@ -21,19 +20,14 @@ import {
   walName,
   type WalName,
 } from '../wal/wal-name.ts';
+import { checkLostHistory, isGivenUp, type LostHistoryParts } from './lost-history.ts';
 import { beginsWith, type ShortDeliveries } from './short-deliveries.ts';
 
-export interface WalFinderParts {
-  readonly strategy: WalStorageStrategy;
-  readonly incoming: string;
-  readonly streaming: string;
-  readonly claims: ClaimDirectories;
+export interface WalFinderParts extends LostHistoryParts {
   readonly keys: ReadingKeys;
   /** What was delivered as a segment, and is stored as a partial one. */
   readonly deliveries: Pick<ShortDeliveries, 'of'>;
   readonly unpacker: Unpacker;
-  /** A directory that was the archive before it was in a bucket; null for none. */
-  readonly before?: string | null | undefined;
   /** Why a delivered segment of this system identifier is not this archive's; null when it is, or when that can't be told. */
   readonly foreign: (systemIdentifier: bigint) => Promise<string | null>;
   /**
@@ -75,6 +69,7 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   const { strategy, streaming, unpacker } = parts;
   const names = [name];
   let problem: unknown = null;
+  let givenUp: string | null = null;
   const archived = (wanted: WalName) => async (): Promise<Look> => {
     // An endpoint that gives no answer is not asked again by the same look around.
     if (problem instanceof S3Error && problem.code === 'storage') return null;
@@ -89,11 +84,13 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   // A file that can't be used is remembered: another place may have a good one, but "not found" it is not.
   async function* usable(looks: readonly (() => Promise<Look>)[]): AsyncGenerator<FoundWal> {
     for (const look of looks) {
+      let found: Look = null;
       try {
-        const found = await look();
+        found = await look();
         if (found !== null) yield await openFound(parts, name, found);
       } catch (error) {
-        problem ??= error;
+        if (found?.delivered === true && (await isGivenUp(parts, name, found.path, error))) givenUp = found.path;
+        else problem ??= error;
       }
     }
   }
@@ -119,6 +116,7 @@ export async function findWal(parts: WalFinderParts, name: WalName, partial: boo
   }
   if (problem !== null) throw problem;
   await parts.checkAbsent(names);
+  await checkLostHistory(parts, name, givenUp);
   return null;
 }
 

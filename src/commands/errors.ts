@@ -14,6 +14,7 @@ import { plainBytes } from '../storage/stored-content.ts';
 import { judgeForTaking } from '../storage/taking.ts';
 import type { Judgement } from '../wal/judge-copies.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
+import { judgeTextFile } from '../wal/verify.ts';
 import { parseWalName, type ParsedWalName, type WalName } from '../wal/wal-name.ts';
 import { acceptConnectedIdentity } from './accept-identity.ts';
 import { asOnlyCopy } from './only-copy.ts';
@@ -230,6 +231,10 @@ async function compareWithArchive(server: Server, file: ErrorFile): Promise<Find
     const superfluous = await examinePartial(server, parsed, plain);
     if (superfluous !== null) return superfluous;
   }
+  if (parsed.kind === 'history' || parsed.kind === 'backup') {
+    const found = await examineText(server, parsed, plain);
+    if (found !== null) return found;
+  }
   if (comparison.result === 'different') {
     if (archived?.judgement.result === 'covered') {
       return { state: 'superfluous', wal: parsed.name, text: archived.judgement.text };
@@ -282,6 +287,31 @@ function withJudgement(found: Finding & { state: 'different' }, judgement: Judge
   const text = `${found.text}; ${judgement.text}`;
   const advice: string | undefined = found.advice ?? ADVICE_BY_JUDGEMENT[judgement.result];
   return { state: 'different', text, ...(advice === undefined ? {} : { advice }) };
+}
+
+/** A history file or backup label that was delivered empty, or cut short; null for any other. */
+async function examineText(server: Server, parsed: ParsedWalName, plain: Buffer): Promise<Finding | null> {
+  const verdict = judgeTextFile(parsed, plain);
+  if (verdict.verdict !== 'incomplete') return null;
+  const { name } = parsed;
+  const stored = await server.strategy.read(name);
+  if (stored !== null) {
+    const whole = await plainBytes(stored, name, server.keys);
+    if (!whole.subarray(0, plain.length).equals(plain)) return null;
+    return {
+      state: 'superfluous',
+      wal: name,
+      text: `it is incomplete (${verdict.reason}), and ${name} is archived, and begins with it`,
+    };
+  }
+  const { incoming_wals_directory: incoming } = server.config.options;
+  const advice =
+    `copy pg_wal/${name} of a server that has it to ${incoming}; once that is archived, resolve drops this one. ` +
+    (parsed.kind === 'history'
+      ? 'Until then get-wal calls it absent only while there is no WAL of its timeline or a later one; if it is lost for good, ' +
+        'resolve --keep-aside, with its name, lets recoveries end on the timeline before'
+      : 'If it is lost for good: resolve --keep-aside, with its name');
+  return { state: 'unusable', text: `it is incomplete (${verdict.reason}), and ${name} is not archived`, advice };
 }
 
 /** Where the first byte differs tells a person much: at once, or where a timeline left another. */

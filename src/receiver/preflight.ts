@@ -5,7 +5,7 @@ import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
 import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import type { VerifiedSegments } from './archived-run.ts';
 import { beginBehindArchive, beginReceiving } from './first-position.ts';
-import { provideHistoryFiles } from './history-files.ts';
+import { fetchLostHistories, provideHistoryFiles, removeTornHistories } from './history-files.ts';
 import { settleKept } from './kept-partial.ts';
 import { repairPartials } from './partial-file.ts';
 import { findPgReceivewal, type PgReceivewal } from './pg-receivewal.ts';
@@ -64,7 +64,9 @@ export async function prepareToStream(
   }
   const next = start === null ? null : await settleStart(question, start);
   await repairPartials(settings, files, server.segmentSize);
+  await removeTornHistories(settings);
   await provideHistoryFiles(settings, connection, next?.timeline ?? server.timeline, server);
+  await fetchLostHistories(settings, connection, server.timeline);
   return {
     program,
     serverVersion: server.version,

@@ -3,6 +3,7 @@ import { errnoOf, WalwardenError } from '../errors.ts';
 import { isSynchronousName } from '../postgres/synchronous-standby-names.ts';
 import { formatLsn, parseLsn, type Lsn } from '../wal/lsn.ts';
 import { formatSpan } from '../words.ts';
+import { fetchLostHistories } from './history-files.ts';
 import { findOwnWalsender } from './own-walsender.ts';
 import type { ReceiverSettings } from './receiver-settings.ts';
 import { StallClock } from './stall-clock.ts';
@@ -24,6 +25,7 @@ export interface WatchedStream {
   readonly withSlot: boolean;
   /** Bytes. */
   readonly segmentSize: number;
+  readonly systemIdentifier: bigint;
 }
 
 /** How often the server is asked, at least. */
@@ -55,7 +57,7 @@ export async function untilNews(
   for (;;) {
     await delay(lookMs, undefined, { signal: scope });
     const received = await lookAtDirectory(settings, stream.segmentSize);
-    const server = await askServer(settings, scope);
+    const server = await askServer(settings, stream, scope);
     const wanted = server?.synchronous ?? null;
     if (wanted !== null && wanted !== stream.synchronous) {
       const walsender = (await findOwnWalsender(settings, stream, scope))?.pid ?? null;
@@ -97,12 +99,18 @@ interface Answer {
 }
 
 /** Null when the server can't be asked. The connection is closed at once: every WAL sender counts. */
-async function askServer(settings: ReceiverSettings, signal: AbortSignal): Promise<Answer | null> {
+async function askServer(
+  settings: ReceiverSettings,
+  { systemIdentifier }: WatchedStream,
+  signal: AbortSignal,
+): Promise<Answer | null> {
   try {
     await using connection = await connectForStreaming(settings, signal);
     const [system] = await connection.query('IDENTIFY_SYSTEM');
     const [names] = await connection.query('SHOW synchronous_standby_names');
-    const position = system?.['xlogpos'];
+    const { systemid, timeline, xlogpos: position } = system ?? {};
+    // While we are connected, and to the server that WAL comes from.
+    if (systemid === String(systemIdentifier)) await fetchLostHistories(settings, connection, Number(timeline));
     return {
       synchronous: isSynchronous(names?.['synchronous_standby_names'] ?? '', settings.postgres.streamingName),
       lsn: typeof position === 'string' ? parseLsn(position) : null,

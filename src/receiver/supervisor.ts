@@ -92,6 +92,7 @@ class Supervisor {
   #synchronous = false;
   /** It streams without the slot until so much is received. */
   #withoutSlotUntil: Lsn | undefined;
+  #systemIdentifier = 0n;
   /** In a row. */
   #failures = 0;
   #retryMs = 0;
@@ -151,6 +152,7 @@ class Supervisor {
     }
     this.#synchronous = ready.synchronous;
     this.#withoutSlotUntil = ready.withoutSlotUntil;
+    this.#systemIdentifier = ready.systemIdentifier;
     this.#journal.started(ready);
     const { child, asked } = this.#start(command);
     return firstOf((scope) => [
@@ -277,8 +279,9 @@ class Supervisor {
 
   /** Resolves once pg_receivewal has to be started again, though it goes on. That is no failure, and nothing is waited for. */
   async #watchNews(scope: AbortSignal): Promise<Reaction> {
+    const [synchronous, segmentSize, systemIdentifier] = [this.#synchronous, this.#segmentSize, this.#systemIdentifier];
     const withSlot = this.#withoutSlotUntil === undefined;
-    const stream = { synchronous: this.#synchronous, withSlot, segmentSize: this.#segmentSize };
+    const stream = { synchronous, withSlot, segmentSize, systemIdentifier };
     const news = await untilNews(this.#settings, stream, scope);
     return async (): Promise<ReceiverEvent> => {
       const stalls = news.what === 'stalled';

@@ -8,7 +8,7 @@ import { errnoOf, messageOf, WalwardenError } from '../errors.ts';
 import { LONG_PAGE_HEADER_SIZE } from '../wal/page-header.ts';
 import { judgeSegment } from '../wal/verify.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
-import { isWalName, parseWalName, walDirectory, walKind, type WalName } from '../wal/wal-name.ts';
+import { isOfTimelineOrLater, isWalName, parseWalName, walDirectory, walKind, type WalName } from '../wal/wal-name.ts';
 import type { DigestEntry, DigestJournal } from './digest-journal.ts';
 import { sha256 } from './sha256.ts';
 import { openStored, type ReadingKeys } from './stored-content.ts';
@@ -29,6 +29,9 @@ const LOOKS = 4;
 
 /** Enough to tell most files. */
 const HEAD_BYTES = Math.max(LONG_PAGE_HEADER_SIZE, RECOGNITION_BYTES);
+
+/** What segments lie in; history files lie beside them. */
+const IS_DIRECTORY = /^[0-9A-Fa-f]{16}$/;
 
 /** What lies in a local archive. Reading only. */
 export class ArchivedFiles {
@@ -178,7 +181,7 @@ export class ArchivedFiles {
     await this.checkThere();
     for (const entry of await readDirectory(root)) {
       if (isWalName(entry) && walDirectory(entry) === '') yield [entry];
-      if (!/^[0-9A-Fa-f]{16}$/.test(entry)) continue;
+      if (!IS_DIRECTORY.test(entry)) continue;
       const inside = await readDirectory(join(root, entry));
       yield inside.filter((name) => isWalName(name)).filter((name) => walDirectory(name) === entry);
     }
@@ -187,6 +190,17 @@ export class ArchivedFiles {
   encryptedSegmentSize(): Promise<number | null> {
     return this.#parts.journal.segmentSize();
   }
+}
+
+/** A file of a timeline or a later one in a local archive, by names alone; null when there is none. */
+export async function firstStoredFrom(walsDirectory: string, timeline: number): Promise<string | null> {
+  for (const entry of await readDirectory(walsDirectory)) {
+    if (!isOfTimelineOrLater(entry, timeline)) continue;
+    if (!IS_DIRECTORY.test(entry)) return entry;
+    const [first] = (await readDirectory(join(walsDirectory, entry))).filter(isWalName);
+    if (first !== undefined) return first;
+  }
+  return null;
 }
 
 /** The names in a directory, sorted; none when it is not there. */

@@ -15,7 +15,7 @@ import { isGpgEncrypted } from '../encryption/gpg.ts';
 import { errnoOf, WalwardenError } from '../errors.ts';
 import { secondsOfNs, type WalFileInfo } from '../wal/wal-file-info.ts';
 import { isWalName, type WalName } from '../wal/wal-name.ts';
-import { ArchivedFiles, readDirectory, storageError } from './archived-files.ts';
+import { ArchivedFiles, firstStoredFrom, readDirectory, storageError } from './archived-files.ts';
 import { makeClaimDirectory } from './claim.ts';
 import { DigestJournal } from './digest-journal.ts';
 import { differenceOf } from './duplicate.ts';
@@ -339,6 +339,11 @@ export class LocalWalStorageStrategy extends WalStorageStrategy {
 
   override sizeOf(name: WalName): Promise<number | null> {
     return this.#files.sizeOf(name);
+  }
+
+  override async firstFrom(timeline: number): Promise<string | null> {
+    await this.checkThere();
+    return firstStoredFrom(this.#settings.walsDirectory, timeline);
   }
 
   override knownSegmentSize(): Promise<number | null> {

@@ -2,7 +2,7 @@ import type { CustomFilters } from '../compression/codec.ts';
 import type { WalHooks } from '../hooks/wal-hooks.ts';
 import type { LongPageHeader } from '../wal/page-header.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
-import type { WalName } from '../wal/wal-name.ts';
+import { isOfTimelineOrLater, type WalName } from '../wal/wal-name.ts';
 import { SavePipeline } from './save-pipeline.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { Replacement, ReplaceResult, StoredCopy } from './replacement.ts';
@@ -302,6 +302,12 @@ export abstract class WalStorageStrategy {
 
   /** All stored files in the order of their names. */
   abstract list(): AsyncIterable<WalFileInfo>;
+
+  /** A stored file of a timeline or a later one, but for that timeline's own history; null when there is none. Throws `storage` when that can't be told. */
+  async firstFrom(timeline: number): Promise<string | null> {
+    for await (const { name } of this.list()) if (isOfTimelineOrLater(name, timeline)) return name;
+    return null;
+  }
 
   /**
    * All stored files in the order of their names, with their sizes, some at a

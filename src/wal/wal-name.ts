@@ -60,6 +60,17 @@ export function walName(text: string, where = 'the command line'): WalName {
   return parsed.name;
 }
 
+/**
+ * Whether something by its name is of a timeline or a later one: WAL in any form, also as pg_receivewal compresses it.
+ * The history file of the timeline itself is none of its WAL.
+ */
+export function isOfTimelineOrLater(entry: string, timeline: number): boolean {
+  const [, digits, rest] = /^([0-9A-Fa-f]{8})([0-9A-Fa-f]{8}|\.history$)/.exec(entry) ?? [];
+  if (digits === undefined) return false;
+  const its = Number.parseInt(digits, 16);
+  return its > timeline || (its === timeline && rest !== '.history');
+}
+
 export function isWalName(text: string): text is WalName {
   return WAL_NAME.test(text);
 }

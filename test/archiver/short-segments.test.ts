@@ -36,11 +36,13 @@ async function store({ incoming, archive }: TestArchiver, bytes: Buffer, as: Wal
 
 /** What is handed out for the full name. */
 function handedOut(archiver: TestArchiver, asPartial = false): Promise<FoundWal | null> {
-  return findWal(
-    { ...archiver, unpacker, strategy: archiver.open(), checkAbsent: async () => {}, foreign: async () => null },
-    name,
-    asPartial,
-  );
+  return findWal(finder(archiver), name, asPartial);
+}
+
+function finder(archiver: TestArchiver): Parameters<typeof findWal>[0] {
+  const { errorFiles: errors } = archiver;
+  const answers = { checkAbsent: async () => {}, foreign: async () => null };
+  return { ...archiver, ...answers, unpacker, strategy: archiver.open(), errors, incompleteTimeoutMs: 300_000 };
 }
 
 async function archivedBytes(archiver: TestArchiver, wanted: WalName): Promise<Buffer | null> {
@@ -228,9 +230,7 @@ describe('what was delivered under the full name and stored as a partial segment
         expect(found?.name).toBe(name);
         expect(found?.plain.equals(wal.recycled)).toBe(true);
       }
-      const looked = { checkAbsent: async () => {}, foreign: async () => null };
-      const parts = { ...archiver, ...looked, unpacker, strategy: archiver.open() };
-      expect(await peekWals(parts, name, 3, 1 << 20)).toEqual([name]);
+      expect(await peekWals(finder(archiver), name, 3, 1 << 20)).toEqual([name]);
     }));
 
   test('gives way to what is received, while that is more', () =>

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdir, open, rename, symlink, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { ErrorsDirectory } from '../../src/archiver/errors-directory.ts';
 import { findWal, peekWals, type FoundWal, type WalFinderParts } from '../../src/archiver/wal-finder.ts';
 import { makeWal, writeWal } from '../support/make-wal.ts';
 import { withStorage, type TestStorage } from '../storage/with-storage.ts';
@@ -21,6 +22,8 @@ function withFinder<T>(body: (finder: Finder) => Promise<T>): Promise<T> {
       incoming,
       streaming,
       claims,
+      errors: new ErrorsDirectory(storage.errors, join(storage.errors, '..', '.errors')),
+      incompleteTimeoutMs: 300_000,
       keys,
       unpacker: new Unpacker({ custom: undefined, segmentSize: async () => null, resident: false }),
       foreign: async () => null,

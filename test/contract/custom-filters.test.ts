@@ -80,6 +80,8 @@ function finderOf(storage: TestStorage): Parameters<typeof findWal>[0] {
     strategy: storage.open(),
     incoming,
     streaming,
+    errors: { path: storage.errors, unusable: async () => [] },
+    incompleteTimeoutMs: 300_000,
     keys,
     deliveries: { of: async () => [] },
     unpacker,

@@ -432,6 +432,7 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
         expect(await strategy.describe(absent.name)).toBeNull();
         expect(await strategy.compare(absent.name, absent.bytes)).toEqual({ result: 'absent' });
         expect(await collect(strategy.list())).toEqual([]);
+        expect(await strategy.firstFrom(1)).toBeNull();
 
         await writeFile(join(storage.incoming, '00000002.history'), HISTORY);
         const files = [
@@ -458,6 +459,9 @@ export function describeWalStorageStrategy(facts: StorageFacts, withStorage: Wit
           (await collect(storage.catalogue.read())).map(({ size }) => size),
         );
         expect((await strategy.read(first.name))?.mtime).toBeCloseTo(info?.mtime ?? 0, 5);
+        // A timeline's history is none of its WAL.
+        const from = await Promise.all([1, 2, 3].map((timeline) => strategy.firstFrom(timeline)));
+        expect(from).toEqual([first.name, files[2]?.name, null]);
       }));
   });
 

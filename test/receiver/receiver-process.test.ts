@@ -82,13 +82,15 @@ test('what a wrapper started instead of becoming it goes with the wrapper', asyn
   const { child, lines } = startScript(`sleep 1000 & echo ready; wait`);
   await until('the script to begin', () => lines.includes('ready'));
   const pid = child.pid ?? 0;
-  const [sleeper] = await descendantsOf(pid);
-  expect(sleeper?.command).toBe('sleep');
+  // The shell says so before its child has become sleep.
+  const sleeper = await until('the sleeper', async () =>
+    (await descendantsOf(pid)).find(({ command }) => command === 'sleep'),
+  );
   killIfThere(pid, 'SIGKILL');
   await child.ended;
   await until('the sleeper to go', async () => {
     const left = await descendantsOf(process.pid);
-    return !left.some((other) => other.pid === sleeper?.pid);
+    return !left.some((other) => other.pid === sleeper.pid);
   });
 });
 
