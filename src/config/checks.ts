@@ -42,6 +42,14 @@ export function contradictions(server: CheckedServer): readonly ConfigProblem[] 
     }
   }
   const magic = options.custom_compression_magic;
+  // Encrypted pages and what a filter writes look alike: then a size would have to tell one from the other.
+  if (!options.verify_wal_header && options.compression === 'custom' && (magic === null || magic.length === 0)) {
+    report(
+      'compression',
+      'compression = custom with verify_wal_header = off needs custom_compression_magic: where WAL headers are not read, nothing else tells ' +
+        'a compressed file from a plain one; set it to what custom_compression_filter writes first, or choose another compression',
+    );
+  }
   if (magic !== null && beginsLikeWal(magic)) {
     report(
       'custom_compression_magic',

@@ -41,7 +41,7 @@ export const OWN_OPTIONS = {
     'global+server+model',
     boolean,
     'on',
-    'Verify the page headers of WAL that is taken; `off` for WAL whose headers can not be read (transparent data encryption): then its name and its size decide, and what came without a checksum also waits until it has been unchanged for incomplete_wal_timeout.',
+    'Verify the page headers of WAL that is taken; `off` for WAL whose headers can not be read (transparent data encryption): then its name and its size decide, and what came without a checksum also waits until it has been unchanged for incomplete_wal_timeout. `compression = custom` needs custom_compression_magic then.',
   ),
   wal_segment_size: option(
     'global+server+model',

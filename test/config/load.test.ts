@@ -167,6 +167,13 @@ describe('a contradiction', () => {
           'set it to what custom_compression_filter writes first, or remove it',
       ],
     ],
+    [
+      'verify_wal_header = off\ncompression = custom\ncustom_compression_filter = a\ncustom_decompression_filter = b\n',
+      [
+        'compression = custom with verify_wal_header = off needs custom_compression_magic: where WAL headers are not read, nothing else tells ' +
+          'a compressed file from a plain one; set it to what custom_compression_filter writes first, or choose another compression',
+      ],
+    ],
     ['compression = snappy\ncompression_level = 3\n', ['compression = snappy has no levels: remove compression_level']],
     ['encryption = gpg\n', ['encryption = gpg needs encryption_key_id']],
     [

@@ -31,6 +31,8 @@ export interface StorageOptions {
   readonly hooks?: Partial<WalHooks>;
   readonly accept?: AcceptSystem;
   readonly onNoClaims?: (directory: string) => void;
+  /** Where files are opened; in this thread without it. */
+  readonly unpacker?: Unpacker;
 }
 
 /** A local archive, without the configuration and the process around it. */
@@ -71,6 +73,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
         encryption = null,
         hooks,
         accept,
+        unpacker: elsewhere,
         onNoClaims = () => undefined,
       } = { ...defaults, ...options };
       const strategy = new LocalWalStorageStrategy(
@@ -80,6 +83,7 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           accept: accept ?? (async () => null),
           nameOf: (wal) => shortSegments.nameOf(wal),
           rules: async () => STRICT,
+          unpacker: elsewhere,
         },
         {
           walsDirectory: home.wals,
@@ -95,11 +99,13 @@ export async function withStorage<T>(defaults: StorageOptions, body: (storage: T
           onNoClaims,
         },
       );
-      const unpacker = new Unpacker({
-        custom: (options.keys ?? keys).custom,
-        segmentSize: async () => null,
-        resident: false,
-      });
+      const unpacker =
+        elsewhere ??
+        new Unpacker({
+          custom: (options.keys ?? keys).custom,
+          segmentSize: async () => null,
+          resident: false,
+        });
       const shortSegments = new ShortSegments({
         strategy,
         streaming: home.streaming,
