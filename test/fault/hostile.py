@@ -1,6 +1,6 @@
-"""Another user who may write into incoming, at work: takes the place of what waits there, again and again.
+"""Another user who may write into incoming, at work: takes the place of what waits there.
 
-Usage: hostile.py swap|write DIRECTORY. Says "at work" once every file was attacked.
+Usage: hostile.py swap|write DIRECTORY. `swap` says "at work" and goes on until it is killed; `write` does what it is told.
 """
 import os
 import sys
@@ -55,15 +55,30 @@ def spoil():
         os.ftruncate(descriptor, len(garbage))
 
 
-print("at work", flush=True)
-while True:
-    for name in os.listdir(directory):
-        try:
-            if name.startswith(".aside-") and how == "swap":
-                put_back(name[len(".aside-"):])
-            elif not name.startswith(".") or name.startswith(".walwarden-"):
-                swap(name) if how == "swap" else write(name)
-        except FileNotFoundError:
-            pass
-    if how == "write":
-        spoil()
+def race():
+    """As quick as it can, until it is killed."""
+    print("at work", flush=True)
+    while True:
+        for name in os.listdir(directory):
+            try:
+                if name.startswith(".aside-"):
+                    put_back(name[len(".aside-"):])
+                elif not name.startswith(".") or name.startswith(".walwarden-"):
+                    swap(name)
+            except FileNotFoundError:
+                pass
+
+
+def obey():
+    """A line on stdin says what is next; a line on stdout says that it is done."""
+    for line in sys.stdin:
+        if line == "hold\n":
+            for name in os.listdir(directory):
+                if not name.startswith("."):
+                    write(name)
+        else:
+            spoil()
+        print(line, end="", flush=True)
+
+
+race() if how == "swap" else obey()
