@@ -40,9 +40,12 @@ describe.each(CONFIGURATIONS)('the order of system calls, %s', (configuration) =
         const syncs = calls.filter(isSync).map(({ paths: [path = ''] }) => path);
         const ofFiles = syncs.filter((path) => /\/[0-9A-F]{24}[^/]*$/.test(path));
         expect(ofFiles.length).toBe(fault.produced.size);
-        // Two groups: archive directory, catalogue, incoming (and the journal); once: identity, new directories, the first
-        // catalogue, and that there is one.
-        expect(syncs.length - ofFiles.length).toBeLessThanOrEqual(2 * 4 + 10);
+        // A group has one fsync of the catalogue; a machine that takes long to stage has more groups.
+        const catalogue = join(fault.home.wals, 'main-xlog.db');
+        const groups = syncs.filter((path) => path === catalogue).length;
+        // A group: archive directory, catalogue, where the sources were (and the journal); once: identity, new directories,
+        // the first catalogue, and that there is one.
+        expect(syncs.length - ofFiles.length).toBeLessThanOrEqual(groups * 5 + 10);
       }),
     ));
 
