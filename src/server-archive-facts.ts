@@ -1,5 +1,6 @@
 import type { ArchiveFacts } from './health/archive-checks.ts';
-import { rememberedListing } from './server-listing.ts';
+import { rememberedListing } from './server-remembered.ts';
+import { knownEmptyFiles, withEmptyFiles } from './server-sizes.ts';
 import type { Server } from './server.ts';
 import type { WalFileInfo } from './wal/wal-file-info.ts';
 import { walKind, type WalName } from './wal/wal-name.ts';
@@ -10,7 +11,7 @@ export async function archiveFacts(server: Server, signal: AbortSignal): Promise
   const listing = await rememberedListing(server).read();
   const doubted = new Set(listing?.missing.first ?? []);
   const stillListed: WalName[] = [];
-  const spread = new Spread<WalName>();
+  const spread = new Spread<WalFileInfo>();
   let files = 0;
   let bytes = 0;
   let newest: WalFileInfo | null = null as WalFileInfo | null;
@@ -25,15 +26,15 @@ export async function archiveFacts(server: Server, signal: AbortSignal): Promise
   const count = (info: WalFileInfo): void => {
     files += 1;
     bytes += info.size;
-    spread.add(info.name);
+    spread.add(info);
     if (doubted.has(info.name)) stillListed.push(info.name);
     if (newest !== null && info.mtime < newest.mtime) return;
     // Backup labels and history files say nothing of how recent the WAL is.
     if (info.name.length === 24 || walKind(info.name) === 'partial') newest = info;
   };
   const segmentSize = (await server.knownSegmentSize()) ?? segmentSizeByName(await server.catalogue.readLast());
-  const timelines = await summariseWals(batches(), segmentSize);
-  const sample = [newest?.name, spread.at(0), spread.at(1 / 3), spread.at(2 / 3)];
+  const timelines = await summariseWals(withEmptyFiles(batches(), await knownEmptyFiles(server)), segmentSize);
+  const sample = [newest, spread.at(0), spread.at(1 / 3), spread.at(2 / 3)];
   return {
     files,
     bytes,
@@ -43,7 +44,9 @@ export async function archiveFacts(server: Server, signal: AbortSignal): Promise
     stillListed,
     timelines,
     segmentSize,
-    sample: [...new Set(sample.filter((name) => name !== undefined))],
+    sample: [
+      ...new Map(sample.flatMap((info) => (info === null || info === undefined ? [] : [[info.name, info]]))).values(),
+    ],
   };
 }
 

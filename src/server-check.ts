@@ -32,6 +32,7 @@ import type { Logger } from './logging.ts';
 import type { RemoteStatus } from './postgres/remote-status.ts';
 import { archiveIdentifier, errorNames, firstUnlisted, localLeftovers } from './server-facts.ts';
 import { isOlderThan, LISTED_EVERY_MS, seeFiles } from './server-listing.ts';
+import { oddSizesAmong } from './server-sizes.ts';
 import { Look } from './server-look.ts';
 import { openServer, type Server } from './server.ts';
 import { compressionSettings, customFilters, patienceWithin } from './server-settings.ts';
@@ -154,14 +155,15 @@ async function checkStored(look: Look, strategy: CheckStrategy, signal: AbortSig
   // That nothing is archived, another check says.
   if (files === 0) return;
   const missingThen = new Set(stillListed);
-  const seen = await seeFiles(server, [...new Set([...sample, ...stillListed])], missingThen);
+  const seen = await seeFiles(server, [...new Set([...sample.map(({ name }) => name), ...stillListed])], missingThen);
   const facts = {
     server: server.name,
     listing,
     stillMissing: stillListed.filter((name) => !seen.stored.has(name)),
     seen: {
-      looked: sample.filter((name) => seen.stored.has(name) || seen.missing.includes(name)).length,
+      looked: sample.filter(({ name }) => seen.stored.has(name) || seen.missing.includes(name)).length,
       missing: seen.missing.filter((name) => !missingThen.has(name)),
+      oddSizes: await oddSizesAmong(server, sample, seen.stored),
       untold: seen.untold,
     },
     expected:

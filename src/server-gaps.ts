@@ -3,6 +3,7 @@ import { GapMemory } from './archiver/gap-memory.ts';
 import { isS3Location } from './config/values.ts';
 import { acquireLock } from './durable/lock-file.ts';
 import { messageOf, WalwardenError } from './errors.ts';
+import { emptyFiles, knownEmptyFiles, oddSizesOf, withEmptyFiles } from './server-sizes.ts';
 import type { Server } from './server.ts';
 import { plainBytes } from './storage/stored-content.ts';
 import { findGaps, missingWithin, segmentAfter, segmentBefore, type Gap } from './wal/gaps.ts';
@@ -99,9 +100,14 @@ async function ownerOf({ strategy, keys, logger }: Server, name: WalName): Promi
   }
 }
 
-async function look(server: Server): Promise<{ timelines: TimelineSummary[]; segmentSize: number }> {
+/** `empty`: files that are stored without a byte. */
+async function look(
+  server: Server,
+  empty: ReadonlySet<WalName>,
+): Promise<{ timelines: TimelineSummary[]; segmentSize: number }> {
   const segmentSize = (await server.segmentSize()) ?? DEFAULT_SEGMENT_SIZE;
-  return { timelines: await summariseWals(server.catalogue.readBatches(), segmentSize), segmentSize };
+  const lines = withEmptyFiles(server.catalogue.readBatches(), empty);
+  return { timelines: await summariseWals(lines, segmentSize), segmentSize };
 }
 
 /**
@@ -111,7 +117,7 @@ async function look(server: Server): Promise<{ timelines: TimelineSummary[]; seg
  */
 export async function reviewGaps(server: Server): Promise<void> {
   try {
-    const { timelines, segmentSize } = await look(server);
+    const { timelines, segmentSize } = await look(server, await knownEmptyFiles(server));
     const { gaps, borders, judged } = await judgeGaps(server, timelines, segmentSize);
     const all = [...gaps.values()].flat();
     const memory = gapMemory(server);
@@ -136,7 +142,8 @@ export async function acknowledgeGap(
   reason: string,
   now = Date.now(),
 ): Promise<readonly SegmentRange[]> {
-  const { timelines, segmentSize } = await look(server);
+  // As list-wals shows them.
+  const { timelines, segmentSize } = await look(server, emptyFiles(await oddSizesOf(server)));
   const { gaps, borders } = await judgeGaps(server, timelines, segmentSize);
   const all = [...gaps.values()].flat();
   const missing = merged(missingWithin(range, all, segmentSize), segmentSize);
@@ -174,7 +181,7 @@ function merged(parts: readonly SegmentRange[], segmentSize: number): SegmentRan
 
 /** Another cluster's WAL follows from now on: what is archived so far ends here, on every timeline. */
 export async function rememberBorders(server: Server): Promise<void> {
-  const { timelines } = await look(server);
+  const { timelines } = await look(server, await knownEmptyFiles(server));
   const ends = timelines
     .flatMap(({ ranges }) => ranges.at(-1)?.last ?? [])
     .filter((name) => walKind(name) === 'segment');

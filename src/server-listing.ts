@@ -1,23 +1,17 @@
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
-import { listArchive, RememberedListing, type ArchiveListing } from './archiver/archive-listing.ts';
+import { listArchive, type ArchiveListing } from './archiver/archive-listing.ts';
 import { isS3Location } from './config/values.ts';
 import { acquireLock, lockOwner } from './durable/lock-file.ts';
 import { isErrorCode, messageOf, WalwardenError } from './errors.ts';
 import { pause } from './health/patience.ts';
 import { reviewGaps } from './server-gaps.ts';
+import { rememberedListing } from './server-remembered.ts';
 import type { Server } from './server.ts';
 import type { WalName } from './wal/wal-name.ts';
 import { count, explain, formatSpan } from './words.ts';
 
 /** An archive is listed once a day. */
 export const LISTED_EVERY_MS = 24 * 60 * 60 * 1000;
-
-/** What is remembered of the last listing of a server's archive. */
-export function rememberedListing({ config }: Pick<Server, 'config'>): RememberedListing {
-  const { backup_directory, wals_directory } = config.options;
-  return new RememberedListing(join(backup_directory, '.archive-listing.json'), wals_directory);
-}
 
 /**
  * Lists a server's archive, and remembers what was found. Throws `locked` while
@@ -122,6 +116,26 @@ export async function rememberRebuilt(
   }
 }
 
+/**
+ * A good copy took the place of an archived one: what the last listing found wrong with its size is over. Never rejects;
+ * the next listing finds it out.
+ */
+export async function rememberReplaced(server: Server, name: WalName): Promise<void> {
+  try {
+    await using _lock = await acquireLock(server.lockPath('listing'), { waitMs: 1_000 });
+    const memory = rememberedListing(server);
+    const listing = await memory.read();
+    const first = listing?.oddSizes.first.filter((odd) => odd.name !== name);
+    if (listing === null || first === undefined || first.length === listing.oddSizes.first.length) return;
+    await memory.write({ ...listing, oddSizes: { count: listing.oddSizes.count - 1, first } });
+  } catch (error) {
+    server.logger.debug(
+      { server: server.name },
+      `the listing of ${server.name} still has ${name} as it was: ${messageOf(error)}`,
+    );
+  }
+}
+
 /** `check` waits no longer for an endpoint, in milliseconds, … */
 const ENDPOINT_MS = 500;
 /** … nor for a file system, which only a machine at its limit, or a server that is away, keeps from an answer. */
@@ -129,7 +143,8 @@ const FILES_MS = 3_000;
 
 /** What a look at some stored files shows. */
 export interface Sight {
-  readonly stored: ReadonlySet<WalName>;
+  /** With their bytes. */
+  readonly stored: ReadonlyMap<WalName, number>;
   /** They have a line, and are certainly not stored. */
   readonly missing: readonly WalName[];
   /** Why nothing is said of the others; null when all are told of. */
@@ -142,13 +157,14 @@ export async function seeFiles(
   names: readonly WalName[],
   certain: ReadonlySet<WalName>,
 ): Promise<Sight> {
-  const stored = new Set<WalName>();
+  const stored = new Map<WalName, number>();
   const absent: WalName[] = [];
   let missing: readonly WalName[] = [];
   let problem: string | null = null;
   const look = async (name: WalName): Promise<void> => {
-    if ((await server.strategy.sizeOf(name)) === null) absent.push(name);
-    else stored.add(name);
+    const size = await server.strategy.sizeOf(name);
+    if (size === null) absent.push(name);
+    else stored.set(name, size);
   };
   const all = async (): Promise<void> => {
     try {
@@ -165,7 +181,7 @@ export async function seeFiles(
   const late = `no answer within ${formatSpan(limitMs)} about ${count(names.length, 'stored file')}`;
   const inTime = await Promise.race([all().then(() => true), pause(limitMs, over.signal).then(() => false)]);
   over.abort();
-  return { stored: new Set(stored), missing, untold: inTime ? problem : late };
+  return { stored: new Map(stored), missing, untold: inTime ? problem : late };
 }
 
 /** Who deletes drops the lines after the files: walwarden under one lock, a Barman under the other. */

@@ -3,7 +3,7 @@ import { WalwardenError } from '../errors.ts';
 import { LITTLE_PATIENCE } from '../server-settings.ts';
 import { listNow } from '../server-listing.ts';
 import { acknowledgeGap, gapsOf } from '../server-gaps.ts';
-import { oddSizesOf, withEmptyFiles } from '../server-sizes.ts';
+import { emptyFiles, oddSizesOf, withEmptyFiles } from '../server-sizes.ts';
 import { openServer } from '../server.ts';
 import { whatHealsMissing } from '../health/listing-check.ts';
 import { oneLine, formatTime } from '../words.ts';
@@ -40,7 +40,8 @@ export async function listWals(context: CommandContext, name: string, options: L
     damage = { lines: damage.lines + 1, text: damage.lines === 0 ? first : damage.text };
   };
   const odd = await oddSizesOf(server);
-  const summaries = await summariseWals(withEmptyFiles(server.catalogue.readBatches(onProblem), odd), segmentSize);
+  const lines = withEmptyFiles(server.catalogue.readBatches(onProblem), emptyFiles(odd));
+  const summaries = await summariseWals(lines, segmentSize);
   const found = await gapsOf(server, summaries, segmentSize);
   const all = summaries.map((summary) => ({ ...summary, gaps: found.get(summary.timeline) ?? [] }));
   if (damage.lines > 0) {
@@ -64,13 +65,14 @@ export async function listWals(context: CommandContext, name: string, options: L
       ...summary,
       byCompression: Object.fromEntries(summary.byCompression),
     })),
+    oddSizes: odd,
   };
   if (options.gaps === true) {
     const text = gaps.length === 0 ? `Server ${name}: no gaps\n` : gaps.map((gap) => `${formatGap(gap)}\n`).join('');
     const open = gaps.filter(({ acknowledged }) => acknowledged === undefined);
     return {
       text,
-      json: { server: name, segmentSize, gaps },
+      json: { server: name, segmentSize, gaps, oddSizes: odd },
       exitCode: open.length + damage.lines + odd.length === 0 ? 0 : 1,
     };
   }

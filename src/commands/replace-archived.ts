@@ -3,6 +3,7 @@ import type { ErrorFile } from '../archiver/errors-directory.ts';
 import { identityIn } from '../archiver/identity.ts';
 import { openDelivered, readWhole } from '../durable/delivered-file.ts';
 import { errnoOf } from '../errors.ts';
+import { rememberReplaced } from '../server-listing.ts';
 import type { Server } from '../server.ts';
 import { identityOf, sameIdentity } from '../storage/file-identity.ts';
 import { readCopy, readDelivery } from '../storage/read-copy.ts';
@@ -117,6 +118,7 @@ export async function replaceArchived(
     }
     kept.push(result.kept ?? 'nowhere: it could not be read');
   }
+  await rememberReplaced(server, parsed.name);
   // Now that the copy and its line are durable; a file that came in its place is not the one that was archived.
   if (await isStill(path, opened.stat)) await server.errors.drop(file);
   const text = 'text' in judgement ? judgement.text : '';

@@ -1,7 +1,8 @@
 import { within } from '../health/patience.ts';
 import { rememberedGaps } from '../server-gaps.ts';
+import { knownEmptyFiles, withEmptyFiles } from '../server-sizes.ts';
 import type { Server } from '../server.ts';
-import { walKind } from '../wal/wal-name.ts';
+import { walKind, type WalName } from '../wal/wal-name.ts';
 import type { WalFileInfo } from '../wal/wal-file-info.ts';
 import { summariseWals, type TimelineSummary } from '../wal/wal-ranges.ts';
 
@@ -29,7 +30,7 @@ type Read = CatalogueFacts & { readonly timelines: readonly TimelineSummary[] };
 /** Reads a catalogue, which may have a million lines, only when it has changed, and not more often than every `everyMs`. */
 export class CatalogueWatch {
   readonly #everyMs: number;
-  #known: { readonly version: string | null; readonly at: number; readonly facts: Read } | null = null;
+  #known: { readonly version: string; readonly at: number; readonly facts: Read } | null = null;
   #reading: { readonly began: number; readonly done: Promise<void> } | null = null;
   #segmentSize: number | null = null;
 
@@ -58,8 +59,10 @@ export class CatalogueWatch {
   async #refresh(server: Server): Promise<void> {
     const at = performance.now();
     try {
-      const version = await server.catalogue.version();
-      const known = this.#known?.version === version ? this.#known.facts : await this.#read(server);
+      // A listing may find stored files empty while the catalogue stays the same.
+      const empty = await knownEmptyFiles(server);
+      const version = [await server.catalogue.version(), ...empty].join(' ');
+      const known = this.#known?.version === version ? this.#known.facts : await this.#read(server, empty);
       // What is acknowledged meanwhile is no alarm any more, though the catalogue is the same.
       const facts = { ...known, ...(await this.#gaps(server, known.timelines)) };
       this.#known = { version, at, facts };
@@ -87,7 +90,7 @@ export class CatalogueWatch {
     return { missing, missingHistories };
   }
 
-  async #read(server: Server): Promise<Read> {
+  async #read(server: Server, empty: ReadonlySet<WalName>): Promise<Read> {
     const { catalogue } = server;
     this.#segmentSize ??= await server.segmentSize();
     let damagedLines = 0;
@@ -100,7 +103,7 @@ export class CatalogueWatch {
         yield infos;
       }
     }
-    const timelines = await summariseWals(batches(), this.#segmentSize ?? DEFAULT_SEGMENT_SIZE);
+    const timelines = await summariseWals(withEmptyFiles(batches(), empty), this.#segmentSize ?? DEFAULT_SEGMENT_SIZE);
     return {
       files: timelines.reduce((sum, { stored }) => sum + stored.files, 0),
       bytes: timelines.reduce((sum, { stored }) => sum + stored.bytes, 0),

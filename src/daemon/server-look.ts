@@ -5,7 +5,7 @@ import { isS3Location } from '../config/values.ts';
 import { within } from '../health/patience.ts';
 import { readReceiverReport, type ReceiverReport } from '../receiver/receiver-report.ts';
 import { diskSpace, errorNames, queueFacts } from '../server-facts.ts';
-import { rememberedListing } from '../server-listing.ts';
+import { rememberedListing } from '../server-remembered.ts';
 import type { Server } from '../server.ts';
 import { CatalogueWatch, type CatalogueFacts } from './catalogue-watch.ts';
 import type { ServerView } from './daemon-view.ts';

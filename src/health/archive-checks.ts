@@ -71,7 +71,7 @@ export interface ArchiveFacts {
   readonly timelines: readonly TimelineSummary[];
   readonly segmentSize: number;
   /** Files to be looked at: the newest, the oldest by name, and those at a third and at two thirds of the catalogue. */
-  readonly sample: readonly WalName[];
+  readonly sample: readonly WalFileInfo[];
 }
 
 /** A file that still waits after this, though a pass has come since, is one that was left. */

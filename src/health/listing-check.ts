@@ -21,6 +21,8 @@ export interface SeenFiles {
   readonly looked: number;
   /** They have a line, and are not stored. */
   readonly missing: readonly WalName[];
+  /** Those of another size than their line says. */
+  readonly oddSizes?: readonly { readonly name: WalName; readonly stored: number }[];
   /** Why nothing can be said of the others; null when there are no others. */
   readonly untold: string | null;
 }
@@ -71,11 +73,13 @@ export function checkListing(facts: ListingCheck, now: number): CheckResult {
     const hint = `${count(missing, 'file')} of the catalogue ${missing === 1 ? 'is' : 'are'} not stored: ${names.join(', ')}${more}: ${whatHealsMissing(server)}`;
     return { check, ok: false, hint };
   }
-  const odd = listing?.oddSizes;
-  if (odd !== undefined && odd.count > 0) {
-    const first = odd.first.slice(0, 3).map(({ name, stored }) => `${name} (${stored} bytes)`);
-    const more = odd.count > first.length ? ', …' : '';
-    const hint = `${count(odd.count, 'stored file')} of another size than the catalogue says: ${first.join(', ')}${more} (${listed}): have a good copy delivered again, then walwarden errors explain ${server}; walwarden list-wals --stored ${server} looks again`;
+  const known = listing?.oddSizes ?? { count: 0, first: [] };
+  const sizes = new Map([...known.first, ...(seen.oddSizes ?? [])].map(({ name, stored }) => [name, stored]));
+  const odd = Math.max(known.count, sizes.size);
+  if (odd > 0) {
+    const first = [...sizes].slice(0, 3).map(([name, stored]) => `${name} (${stored} bytes)`);
+    const more = odd > first.length ? ', …' : '';
+    const hint = `${count(odd, 'stored file')} of another size than the catalogue says: ${first.join(', ')}${more} (${known.count > 0 ? listed : 'looked at now'}): have a good copy delivered again, then walwarden errors explain ${server}; walwarden list-wals --stored ${server} looks again`;
     return { check, ok: false, hint };
   }
   const unlisted =

@@ -218,7 +218,9 @@ describe('WAL of another system identifier', () => {
       expect((await server.cli(['errors', 'resolve', '--accept-identity', 'main', file])).status).toBe(0);
       expect((await server.cli(['archive-wal', 'main'])).status).toBe(0);
       // What is remembered is enough: the segments beside it need not be read.
-      for (const segment of [2, 9]) await writeFile(join(server.wals, wal(segment).slice(0, 16), wal(segment)), 'x');
+      for (const segment of [2, 9]) {
+        await writeFile(join(server.wals, wal(segment).slice(0, 16), wal(segment)), Buffer.alloc(1 << 20, 'x'));
+      }
       expect(await nagios(server)).toMatchObject({ stdout: expect.not.stringContaining('missing,') });
       expect((await server.cli(['list-wals', '--gaps', 'main'])).status).toBe(0);
       await archive(server, { ...upgraded, segment: 11 });

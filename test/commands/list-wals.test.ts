@@ -89,6 +89,7 @@ test('has a JSON form that stays as it is', () =>
           ],
         },
       ],
+      oddSizes: [],
     });
     expect(json(await server.cli(['-f', 'json', 'list-wals', '--gaps', 'main']))).toEqual({
       server: 'main',
@@ -97,6 +98,7 @@ test('has a JSON form that stays as it is', () =>
         { first: name(4), last: name(6), segments: 3 },
         { first: name(8), last: name(8), segments: 1 },
       ],
+      oddSizes: [],
     });
   }));
 
@@ -241,8 +243,18 @@ test('a stored file that is empty is no segment, and one of another size than it
     expect(listed.stderr).toContain(`${name(2)} is stored with 0 bytes, and its line says 1048576`);
     expect(listed.stderr).toContain(`${name(3)} is stored with 70000 bytes, and its line says 1048576`);
     expect(await server.cli(['list-wals', '--gaps', 'main'])).toMatchObject({ status: 1, stdout: `${name(2)}\n` });
-    // check goes by the last listing.
+    const oddSizes = [
+      { name: name(2), stored: 0, listed: 1 << 20 },
+      { name: name(3), stored: 70_000, listed: 1 << 20 },
+    ];
+    expect(json(await server.cli(['-f', 'json', 'list-wals', 'main']))).toMatchObject({ oddSizes });
+    // check goes by the last listing, and by a look at some files.
+    const seen = await server.cli(['check', 'main']);
+    expect(seen.stdout).toMatch(
+      /archived files: FAILED \(2 stored files of another size than the catalogue says: .*\(looked at now\)/,
+    );
     await server.cli(['list-wals', '--stored', 'main']);
+    expect((await server.cli(['check', 'main'])).stdout).toContain(`WAL archive: OK (1 segment missing, ${name(2)}`);
     expect((await server.cli(['check', 'main'])).stdout).toMatch(
       /archived files: FAILED \(2 stored files of another size than the catalogue says: 0{7}10{15}2 \(0 bytes\), 0{7}10{15}3 \(70000 bytes\)/,
     );

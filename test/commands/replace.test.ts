@@ -191,6 +191,23 @@ describe('errors resolve --replace', () => {
       expect((await stat(stored)).size).toBe(0);
     }));
 
+  test('is known to check at once, though the archive was listed before', () =>
+    withArchive({}, async (archive) => {
+      const { server, stored } = archive;
+      await truncate(stored, 0);
+      expect(await server.cli(['list-wals', '--stored', 'main'])).toMatchObject({ status: 0 });
+      const before = (await server.cli(['check', 'main'])).stdout;
+      expect(before).toContain(
+        `archived files: FAILED (1 stored file of another size than the catalogue says: ${name}`,
+      );
+      expect(before).toContain(`1 segment missing, ${name}`);
+      const entry = await archive.redeliver();
+      expect(await archive.replace(entry)).toMatchObject({ status: 0 });
+      const after = (await server.cli(['check', 'main'])).stdout;
+      expect(after).toContain('archived files: OK (3 files listed');
+      expect(after).not.toContain('missing,');
+    }));
+
   test('takes a later copy that begins with all the WAL of the archived one and goes on', async () => {
     const wal = await partialWal();
     await withServer({ compression: 'gzip' }, async (server) => {

@@ -5,6 +5,7 @@ import { loadConfig } from '../../src/config/load.ts';
 import type { ArchivingState, DaemonView, ReceivingState, ServerView } from '../../src/daemon/daemon-view.ts';
 import { DaemonMetrics } from '../../src/daemon/metrics.ts';
 import type { LookLimits } from '../../src/daemon/server-look.ts';
+import { listNow } from '../../src/server-listing.ts';
 import { openServer, type Server } from '../../src/server.ts';
 import { writeConfig, type ConfigOptions } from '../support/cli.ts';
 import { run } from '../support/run.ts';
@@ -21,6 +22,8 @@ export interface TestView {
   remove(server: string): void;
   /** One archive pass, counted. */
   archive(server: string): Promise<void>;
+  /** Lists the archive, as is done once a day. */
+  list(server: string): Promise<void>;
   /** The series of all servers, or of these. */
   series(servers?: readonly string[]): Promise<Series>;
 }
@@ -78,6 +81,10 @@ export async function withView<T>(
           observer: metrics.archiving(name),
         });
         await server.archive(false);
+      },
+      async list(name) {
+        await using server = openServer(config, findServer(config, name), logger);
+        await listNow(server);
       },
       series: async (names = [...servers.keys()]) => new Series(await metrics.text(view, new Set(names))),
     };

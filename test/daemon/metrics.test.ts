@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process';
-import { mkdir, open, rm, writeFile } from 'node:fs/promises';
+import { mkdir, open, rm, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, it } from 'vitest';
 import { ServerGauges } from '../../src/daemon/server-gauges.ts';
@@ -115,6 +116,20 @@ describe('what is looked up', () => {
       await writeWal(incoming(test), { segment: 3 });
       await test.archive('main');
       expect((await test.series()).of('missing_segments', { timeline: '1' })).toBe(3);
+    }));
+
+  it('as missing, a segment whose stored file was empty when the archive was listed', () =>
+    withView({}, async (test) => {
+      for (const segment of [1, 2, 3]) await writeWal(incoming(test), { segment });
+      await test.archive('main');
+      expect((await test.series()).of('missing_segments', { timeline: '1' })).toBe(0);
+      const { name, bytes } = makeWal({ segment: 2 });
+      const stored = join(inServer(test, 'main', 'wals'), name.slice(0, 16), name);
+      await truncate(stored, 0);
+      await test.list('main');
+      expect((await test.series()).of('missing_segments', { timeline: '1' })).toBe(1);
+      await writeFile(stored, bytes);
+      expect((await test.series()).of('missing_segments', { timeline: '1' })).toBe(0);
     }));
 
   it('the catalogue no more often than allowed', () =>
