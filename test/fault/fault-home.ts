@@ -20,6 +20,7 @@ export interface FaultHome extends Deliveries {
   /** Puts a file into streaming in one step; `stays`: it is pg_receivewal's as well, or only. */
   readonly stream: (name: WalName, content: () => Buffer, stays?: 'too' | 'only') => Promise<void>;
   readonly staying: Map<string, () => Buffer>;
+  readonly cameAs: Map<WalName, WalName>;
   /** Segments, as small as they may be. */
   readonly deliverSegments: (from: number, to: number) => Promise<void>;
   readonly archive: () => Promise<RunResult>;
@@ -43,6 +44,7 @@ export async function withFaultHome<T>(
     const keys: ReadingKeys = gnupg_home === undefined ? {} : { gnupgHome: String(gnupg_home) };
     const produced = new Map<WalName, () => Buffer>();
     const staying = new Map<string, () => Buffer>();
+    const cameAs = new Map<WalName, WalName>();
     const deliver = async (name: WalName, content: () => Buffer): Promise<void> => {
       await writeFile(join(home.incoming, name), content(), { mode: 0o600 });
       produced.set(name, content);
@@ -53,6 +55,7 @@ export async function withFaultHome<T>(
       config,
       produced,
       staying,
+      cameAs,
       deliver,
       async stream(name, content, stays) {
         await writeFile(join(home.streaming, `${name}.tmp`), content(), { mode: 0o600 });
@@ -75,12 +78,13 @@ export async function withFaultHome<T>(
       async reset() {
         produced.clear();
         staying.clear();
+        cameAs.clear();
         await rm(join(home.home, home.server), { recursive: true });
         await rm(join(home.home, `.${home.server}-catalogue.json`), { force: true });
         for (const path of [home.incoming, home.streaming, home.wals, home.errors])
           await mkdir(path, { recursive: true });
       },
-      violations: (state) => violations({ home, keys, produced, staying }, state),
+      violations: (state) => violations({ home, keys, produced, staying, cameAs }, state),
     });
   });
 }

@@ -13,6 +13,8 @@ export interface Deliveries {
   readonly produced: ReadonlyMap<WalName, () => Buffer>;
   /** Files of pg_receivewal that must be in streaming at any instant, as they are and for it alone. */
   readonly staying: ReadonlyMap<string, () => Buffer>;
+  /** The names under which those came that are to be stored under another one. */
+  readonly cameAs: ReadonlyMap<WalName, WalName>;
 }
 
 /**
@@ -21,7 +23,7 @@ export interface Deliveries {
  * more pass, when nothing arrived meanwhile.
  */
 export async function violations(deliveries: Deliveries, state: 'crashed' | 'healed'): Promise<string[]> {
-  const { home, keys, produced, staying } = deliveries;
+  const { home, keys, produced, staying, cameAs } = deliveries;
   const found: string[] = [];
   const archive = await readArchive(home);
   const claims = ['incoming', 'streaming'].map((kind) => join(home.home, home.server, '.claimed', kind));
@@ -39,13 +41,15 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
     const intact = final !== undefined && (await isWhole(final));
     if (final !== undefined && !intact)
       found.push(`${name} is archived, but not with the content that it arrived with`);
-    const sources = sourcesThere.filter(({ entry }) => entry === name || entry === `.walwarden-${name}`);
-    const copies = [
-      ...sources.map(({ directory, entry }) => join(directory, entry)),
-      ...errors.filter((entry) => entry.startsWith(`${name}.`)).map((entry) => join(home.errors, entry)),
-    ];
-    const whole = await Promise.all(copies.map(isWhole));
-    if (!intact && !whole.includes(true)) found.push(`${name} is lost`);
+    const came = cameAs.get(name) ?? name;
+    const waitingCopies = sourcesThere
+      .filter(({ entry }) => entry === came || entry === `.walwarden-${came}`)
+      .map(({ directory, entry }) => join(directory, entry));
+    const inErrors = errors.filter((entry) => entry.startsWith(`${came}.`)).map((entry) => join(home.errors, entry));
+    // Under one name may wait what is the source of two.
+    const sources = await wholeOf(waitingCopies, isWhole);
+    if (!intact && sources.length === 0 && (await wholeOf(inErrors, isWhole)).length === 0)
+      found.push(`${name} is lost`);
     if (sources.length === 0 && intact && !catalogue.lines.has(name) && !catalogue.legacy.includes(`${name}\t`)) {
       found.push(`the source of ${name} is gone, and it has no line`);
     }
@@ -78,6 +82,11 @@ export async function violations(deliveries: Deliveries, state: 'crashed' | 'hea
   for (const name of catalogue.lines.keys())
     if (!archive.finals.has(name)) found.push(`${name} has a line and no file`);
   return found;
+}
+
+async function wholeOf(paths: readonly string[], isWhole: (path: string) => Promise<boolean>): Promise<string[]> {
+  const whole = await Promise.all(paths.map(isWhole));
+  return paths.filter((_path, index) => whole[index]);
 }
 
 /** A claim and a file in errors have more around it. */

@@ -139,7 +139,7 @@ export function withS3Home<T>(bucket: S3Bucket, options: FaultOptions, body: (ho
     const env: NodeJS.ProcessEnv = { ...withoutAws(process.env), ...awsEnvironment(endpoint) };
     const produced = new Map<WalName, () => Buffer>();
     const keys: ReadingKeys = {};
-    const deliveries: Deliveries = { home, keys, produced, staying: new Map() };
+    const deliveries: Deliveries = { home, keys, produced, staying: new Map(), cameAs: new Map() };
     const deliver = async (name: WalName, content: () => Buffer): Promise<void> => {
       await writeFile(join(home.incoming, name), content(), { mode: 0o600 });
       produced.set(name, content);
