@@ -108,7 +108,7 @@ test(
           daemon.waitsFor(
             `${count} files in the archive`,
             async () => (await catalogueLines(server)).length === count,
-            300_000,
+            900_000,
           );
         deliverBurst(server.incoming, 1, 200);
         await arrived(200);
@@ -123,7 +123,7 @@ test(
         expect(names).toEqual([...names].sort());
       });
     }),
-  600_000,
+  1_000_000,
 );
 
 /** Somebody who may do little, and whose limits are nobody else's. */
