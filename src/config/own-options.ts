@@ -35,7 +35,7 @@ export const OWN_OPTIONS = {
     'global+server+model',
     seconds,
     '5 min',
-    'After this time a file that is still incomplete is reported; a history file, a backup label, and an old partial file in streaming, which nobody will complete, go to errors.',
+    'After this time a file that is still incomplete is reported; a history file, a backup label, and an old partial file in streaming, which no process will complete, go to errors.',
   ),
   verify_wal_header: option(
     'global+server+model',
